@@ -1,0 +1,91 @@
+# Postern. One makefile, no configure step: `make help` lists the targets.
+BUILD ?= build
+CC ?= gcc
+VERSION := 0.1.0
+PREFIX ?= /usr
+PKGS := libssl libcrypto libldns liblmdb libpcre2-8 libconfig libidn2 jansson libseccomp
+WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
+	-Wcast-qual -Wwrite-strings -Wundef -Wvla -Wformat=2 -fno-common
+HARDEN := -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE
+SAN ?=
+OPT := $(if $(SAN),-O1 -fno-omit-frame-pointer -fsanitize=$(SAN) -DPOSTERN_SANITIZED=1,-O2 $(HARDEN))
+# Warnings are errors; WERROR= (empty) for a compiler we do not know.
+WERROR ?= -Werror
+CFLAGS_ALL := -std=gnu17 -D_GNU_SOURCE -DPOSTERN_VERSION='"$(VERSION)"' -g $(OPT) $(WARN) $(WERROR) -I. $(CFLAGS)
+LDFLAGS_ALL := -pie -Wl,-z,relro,-z,now -pthread $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS)
+
+PROGRAMS := master smtpd qmgr smtp-out resolver bouncer ctl
+# folder -> binary name (the others are named as their folder)
+BIN_master := postern-master
+BIN_ctl := posternctl
+binary = $(or $(BIN_$(1)),$(1))
+
+LIBS_common := -llmdb -lssl -lcrypto -lconfig -lidn2 -ljansson -lseccomp
+LIBS_smtpd := -lssl -lcrypto
+LIBS_qmgr := -llmdb
+LIBS_smtp-out := -lssl -lcrypto
+LIBS_resolver := -lldns
+LIBS := -lconfig -lidn2 -ljansson -lseccomp -lssl -lcrypto
+
+sources = $(wildcard $(1)/*.c $(1)/core/*.c)
+objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
+COMMON_LIB := $(BUILD)/libcommon.a
+
+.PHONY: all help check check-long clean lint format install bench bench-peers fuzz unit e2e man
+all: $(foreach p,$(PROGRAMS),$(BUILD)/bin/$(call binary,$(p))) tools
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+$(COMMON_LIB): $(call objects,$(call sources,common))
+	@rm -f $@; ar rcs $@ $^
+
+$(BUILD)/obj/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
+
+define PROGRAM
+OBJ_$(1) := $$(call objects,$$(call sources,$(1)))
+$$(BUILD)/bin/$$(call binary,$(1)): $$(OBJ_$(1)) $$(COMMON_LIB)
+	@mkdir -p $$(@D)
+	$$(CC) $$(LDFLAGS_ALL) -o $$@ $$^ $$(LIBS_$(1)) $$(LIBS)
+# Unit tests of this program: tests/unit/PROGRAM/test_*.c, linked with all of it but main.o.
+$$(BUILD)/tests/unit/$(1)/%: $$(BUILD)/obj/tests/unit/$(1)/%.o $$(filter-out %/main.o,$$(OBJ_$(1))) $$(COMMON_LIB)
+	@mkdir -p $$(@D)
+	$$(CC) $$(LDFLAGS_ALL) -o $$@ $$^ $$(LIBS_$(1)) -lcmocka $$(LIBS)
+$$(BUILD)/tests/fuzz/$(1)/%: tests/fuzz/$(1)/%.c $$(call sources,$(1)) $$(call sources,common)
+	@mkdir -p $$(@D)
+	clang -std=gnu17 -D_GNU_SOURCE -DPOSTERN_VERSION='"$(VERSION)"' -DPOSTERN_SANITIZED=1 -g -O1 -I. -fsanitize=fuzzer,address,undefined \
+	    -fno-sanitize-recover=undefined -o $$@ $$(filter-out %/main.c,$$(filter %.c,$$^)) $$(LIBS_$(1)) $$(LIBS) -pthread
+endef
+$(foreach p,$(PROGRAMS),$(eval $(call PROGRAM,$(p))))
+$(BUILD)/tests/unit/common/%: $(BUILD)/obj/tests/unit/common/%.o $(COMMON_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ -lcmocka $(LIBS)
+$(BUILD)/tests/fuzz/common/%: tests/fuzz/common/%.c $(call sources,common)
+	@mkdir -p $(@D)
+	clang -std=gnu17 -D_GNU_SOURCE -DPOSTERN_VERSION='"$(VERSION)"' -DPOSTERN_SANITIZED=1 -g -O1 -I. -fsanitize=fuzzer,address,undefined \
+	    -fno-sanitize-recover=undefined -o $@ $(filter %.c,$^) $(LIBS) -pthread
+
+# Load generator, sink and other helpers of tests and bench: one program a file in tests/bench/.
+TOOLS := $(patsubst tests/bench/%.c,$(BUILD)/bin/%,$(wildcard tests/bench/*.c))
+tools: $(TOOLS)
+$(BUILD)/bin/%: $(BUILD)/obj/tests/bench/%.o $(COMMON_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+
+UNITS := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/*/test_*.c))
+FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(wildcard tests/fuzz/*/fuzz_*.c))
+units: $(UNITS)
+fuzzers: $(FUZZERS)
+
+## make               build everything into build/bin
+## make unit          build and run the unit and property tests
+unit: units
+	@tests/run-units $(UNITS)
+
+clean:
+	rm -rf $(BUILD)
+
+.SECONDARY:
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

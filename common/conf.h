@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: ISC */
+#pragma once
+#include "common/buf.h"
+#include "common/check.h"
+#include <stdint.h>
+/*
+ * The configuration: a tree of sections whose options stand once in config.def. This file knows the
+ * tree; conf_load.c alone knows libconfig.
+ *
+ * OPT(section, key, kind, min, max, default text, consumers, "man text")
+ */
+enum conf_section_type {
+#define SECTION(name, list_key, parent, man) CONF_##name,
+#define OPT(section, id, key, kind, min, max, def, consumers, man)
+#include "common/config.def"
+#undef SECTION
+#undef OPT
+	CONF_SECTION_COUNT
+};
+enum conf_opt { /* CO_SECTION_id */
+#define SECTION(name, list_key, parent, man)
+#define OPT(section, id, key, kind, min, max, def, consumers, man) CO_##section##_##id,
+#include "common/config.def"
+#undef SECTION
+#undef OPT
+	CONF_OPT_COUNT
+};
+enum conf_kind {
+	KIND_INT,
+	KIND_BOOL,
+	KIND_TEXT,       /* any string */
+	KIND_TIME,       /* milliseconds; "never" = -1 */
+	KIND_TIMES,      /* list of milliseconds */
+	KIND_SIZE,       /* bytes */
+	KIND_DOMAIN,     /* host or domain name, normalised; "*" where the man text says so */
+	KIND_TEXTS,      /* array of strings */
+	KIND_NETWORKS,   /* array of networks, kept as text, checked */
+	KIND_ADDRESS,    /* IP address as text */
+	KIND_SERVERS,    /* array of address or address@port */
+	KIND_CHOICE,     /* one of the words in the default text "a|b|c": num = index, first is default */
+	KIND_AUTO_INT,   /* number or "auto" (0) */
+	KIND_BOOL_TIME,  /* false = -1, true = 0, or a time */
+	KIND_NAME,       /* a name, checked: letters digits . _ - */
+	KIND_PATH        /* absolute path */
+};
+struct conf_value {
+	bool set;            /* given in a file (else the default) */
+	uint16_t file;       /* index into conf->files */
+	uint32_t line;
+	int64_t num;         /* INT BOOL TIME SIZE CHOICE … */
+	char *text;          /* owned; TEXT NAME DOMAIN ADDRESS PATH */
+	size_t count;        /* of a list */
+	int64_t *nums;       /* TIMES; owned */
+	char **texts;        /* TEXTS NETWORKS SERVERS; owned */
+};
+struct conf_node {
+	enum conf_section_type type;
+	uint16_t file;
+	uint32_t line;
+	struct conf_value *values;   /* owned; index opt - first opt of the section */
+	struct conf_node **children; /* owned; in file order, of all section types */
+	size_t child_count;
+	struct conf_node *parent;
+};
+struct conf {
+	struct conf_node *root; /* CONF_GLOBAL */
+	char **files;           /* owned: names, for origins */
+	size_t file_count;
+};
+/* conf_load: reads, expands includes, merges list entries by name, checks everything. Every problem is
+ * one line "FILE:LINE: text" in errors. NULL when there was one. */
+struct conf *conf_load(const char *path, struct buf *errors);
+void conf_free(struct conf **c);
+void conf_print(const struct conf *c, struct buf *out); /* parses to the same */
+/* consumers: bit 1 << proc_id; options for nobody among them are left out (they read as defaults). */
+void conf_encode(const struct conf *c, unsigned consumers, struct buf *out);
+struct conf *conf_decode(struct str bytes); /* NULL when malformed */
+struct conf *conf_clone(const struct conf *c);
+
+const struct conf_value *conf_get(const struct conf_node *n, enum conf_opt opt); /* never NULL */
+int64_t conf_num(const struct conf_node *n, enum conf_opt opt);
+const char *conf_text(const struct conf_node *n, enum conf_opt opt); /* never NULL */
+/* The next child of that type after `after` (NULL: the first), or NULL. */
+const struct conf_node *conf_next(const struct conf_node *parent, enum conf_section_type type,
+    const struct conf_node *after);
+const struct conf_node *conf_find(const struct conf_node *parent, enum conf_section_type type,
+    enum conf_opt name_opt, const char *name);
+/* "file:line" of a value, or "default" */
+void conf_origin(const struct conf *c, const struct conf_value *v, char out[512]);
+const char *conf_opt_key(enum conf_opt opt);
+enum conf_kind conf_opt_kind(enum conf_opt opt);
+const char *conf_opt_default(enum conf_opt opt);
+int conf_parse_value(enum conf_opt opt, struct str text, struct conf_value *v, char why[200]);

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: ISC */
+#pragma once
+#include "common/loop.h"
+#include "common/str.h"
+#include <jansson.h>
+/*
+ * The control socket of a service: one request and its answer per connection. Request: one line of
+ * JSON {"verb": "...", "args": ["..."], "options": {"name": "value"}}. Answer: any number of JSON
+ * objects, a line each, the last one {"end": true, "status": N, "error": "..."} (status: sysexits.h).
+ * master makes the socket mode 0600 for root and its group option; peer credentials are checked: root,
+ * or the user that runs master. A slow reader holds only its own connection: rows are produced when
+ * there is room. Bounded: 32 connections, requests of 64 KiB.
+ */
+struct control;
+struct control_reply;
+typedef void control_verb_fn(void *ctx, struct control_reply *reply, const json_t *args,
+    const json_t *options);
+struct control_verb {
+	const char *name;
+	const char *usage; /* "queue NAME" */
+	const char *help;  /* one line; manual and `posternctl SERVICE help` come from here */
+	int min_args, max_args;
+	control_verb_fn *fn;
+};
+struct control *control_new(struct loop *loop, const struct control_verb *verbs, size_t n, void *ctx);
+void control_listen(struct control *c, int fd); /* takes fd */
+void control_free(struct control **c);
+
+void control_row(struct control_reply *r, json_t *row); /* takes the reference */
+void control_end(struct control_reply *r, int status, const char *fmt, ...) PRINTF_LIKE(3, 4);
+/* For long lists and late answers: next() is called when there is room; it adds rows (returns true for
+ * "more to come") or ends. `state` is given to drop() when the reply is over, also when the peer left. */
+typedef bool control_next_fn(void *state, struct control_reply *r);
+void control_stream(struct control_reply *r, control_next_fn *next, void (*drop)(void *), void *state);
+/* An answer that comes later (e.g. resolve): keep r; `gone` tells when the peer left first. */
+void control_later(struct control_reply *r, void (*gone)(void *arg), void *arg);

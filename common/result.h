@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: ISC */
+#pragma once
+#include "common/buf.h"
+#include "common/types.h"
+/* Lists inside RESULT and BOUNCE: one entry a recipient. Remote text is one line, printable, bounded. */
+enum { REPLY_TEXT_MAX = 900 };
+struct rcpt_result {
+	uint16_t ordinal;
+	uint8_t verdict;   /* enum verdict */
+	uint8_t stage;     /* enum smtp_stage: where it was decided */
+	uint8_t past_dot;  /* the final dot had been written: a repeat may be a duplicate */
+	uint8_t relayed;   /* delivered to a peer without DSN though NOTIFY asked: we report "relayed" */
+	uint8_t notify;    /* NOTIFY_* of the envelope */
+	uint16_t code;     /* basic reply code; 0: no reply, ours */
+	struct str status; /* enhanced code "x.y.z" */
+	struct str text;   /* the whole reply as one line: code, enhanced code, text */
+	struct str said_by;/* host that said it, empty: we */
+	struct str address, orcpt;
+};
+void result_put(struct buf *b, const struct rcpt_result *r);
+/* 1 = one entry read (views), 0 = end, -EBADMSG */
+int result_take(struct rd *r, struct rcpt_result *out) MUST_USE;

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: ISC */
+#pragma once
+#include "common/conf.h"
+#include "common/result.h"
+#include "common/route.h"
+#include "common/str.h"
+#include "common/types.h"
+#include <stdint.h>
+/*
+ * The pure core of qmgr: destinations, queues, lanes, paths, jobs, limits, fairness, retry. Plain data
+ * and functions of (state, event, now); no loop, socket, file or clock in here. The shell feeds
+ * events; after each, it drains core_next() and carries the decisions out. now_ms is
+ * clock_steady_ms() in the daemon and virtual time in tests and in `posternctl simulate`.
+ *
+ * A job is one recipient of one message, 64 bytes. References are small numbers, 0 is none; a freed
+ * one may be used again, so the shell keeps none past the decision that ends the job.
+ */
+struct core;
+typedef uint32_t job_ref;
+
+enum job_flags {
+	JOB_UNCERTAIN = 1,    /* may have been delivered already: retried last, flagged in log */
+	JOB_IN_DOUBT = 2,     /* recovered with an intent and no outcome: waits for core_start() */
+	JOB_NULL_SENDER = 4,
+	JOB_DELAY_ASKED = 8,  /* NOTIFY=DELAY given */
+	JOB_DELAY_TOLD = 16,  /* a delay report was sent */
+	JOB_HELD = 32,        /* set aside (poison): never scheduled, visible, can be deleted or released */
+	JOB_STORED = 64,      /* the shell's: a row stands in the index */
+	JOB_DIRTY = 128,      /* the shell's: its row must be written */
+};
+enum job_state { JOB_FREE, JOB_UNROUTED, JOB_WAITING, JOB_READY, JOB_IN_FLIGHT, JOB_SET_ASIDE };
+
+struct job_view { /* what a job is, unpacked */
+	uint64_t id, segment, offset;
+	uint16_t rcpt;
+	uint16_t attempts;
+	uint8_t flags, state;
+	int64_t arrived_ms, due_ms;
+	uint32_t bytes;
+	struct str domain, queue, vmta, tenant, campaign; /* views, valid until the next core call */
+};
+
+struct core *core_new(uint64_t seed, int64_t now_ms);
+void core_free(struct core **core);
+/* Use this configuration from now on (copied). Limits, retry lists, sources follow at once. */
+void core_configure(struct core *core, const struct conf *conf, int64_t now_ms);
+
+/* ---- events ---- */
+struct core_add {
+	uint64_t id, segment, offset;
+	uint32_t bytes;
+	uint16_t rcpt, attempts;
+	uint8_t flags;
+	int64_t arrived_ms;
+	int64_t due_ms; /* 0: now */
+	struct str domain, vmta, tenant, campaign; /* vmta "": the default */
+};
+job_ref core_add(struct core *core, const struct core_add *job, int64_t now_ms);
+/* Before start nothing is granted or sent: recovery adds jobs, workers report what they still have.
+ * core_start(): jobs still JOB_IN_DOUBT become JOB_UNCERTAIN. */
+void core_start(struct core *core, int64_t now_ms);
+/* The answer to DECIDE_RESOLVE. hosts sorted by preference; copied. */
+void core_route(struct core *core, struct str domain, enum route_class class, uint32_t ttl_s,
+    struct str text, const struct route_host *hosts, size_t host_count, int64_t now_ms);
+void core_worker_up(struct core *core, unsigned worker, int64_t now_ms); /* an smtp-out instance */
+/* It died: its connections are gone, its jobs in flight become uncertain and wait. */
+void core_worker_down(struct core *core, unsigned worker, int64_t now_ms);
+void core_have_conn(struct core *core, unsigned worker, uint64_t conn, struct str queue,
+    struct str domain, struct str source, struct str host, const struct route_address *address,
+    uint16_t port, bool ready, int64_t now_ms);
+/* 0, or -ENOENT when the connection or a job is not known (the shell then logs it). */
+int core_have_job(struct core *core, uint64_t conn, uint64_t transaction, uint64_t id,
+    const uint16_t *rcpts, size_t n, int64_t now_ms);
+void core_conn_ready(struct core *core, uint64_t conn, uint32_t rcpt_max, uint32_t mail_max,
+    int64_t now_ms);
+struct core_failure {
+	enum conn_cause cause;
+	enum smtp_stage stage;
+	uint16_t code;
+	bool was_ready;
+	struct str text; /* kept, bounded, as the queue's last error */
+};
+void core_conn_closed(struct core *core, uint64_t conn, const struct core_failure *failure,
+    int64_t now_ms);
+/* Results of a transaction: each recipient of it exactly once, else the missing ones are retried. An
+ * unknown transaction is ignored (0 is returned; else 1). */
+int core_result(struct core *core, uint64_t transaction, const struct rcpt_result *results, size_t n,
+    int64_t now_ms);
+void core_tick(struct core *core, int64_t now_ms); /* run due timers */
+int64_t core_next_ms(const struct core *core);     /* when to tick at the latest; INT64_MAX: never */
+
+/* ---- decisions ---- */
+enum core_decision_kind {
+	DECIDE_RESOLVE, /* domain */
+	DECIDE_GRANT,   /* worker, conn, grant */
+	DECIDE_SEND,    /* worker, conn, transaction, jobs: one message's recipients of one domain */
+	DECIDE_CLOSE,   /* worker, conn, hard */
+	DECIDE_DONE,    /* job, outcome, result (index, or -1 without an attempt), status, text */
+	DECIDE_DELAYED, /* job: a delay report is due (the flag is set already) */
+	DECIDE_CHANGED, /* job: its row must be written (flags, place, due) */
+};
+enum core_outcome {
+	OUTCOME_DELIVERED,
+	OUTCOME_DEFERRED, /* the job lives on, with a new due time */
+	OUTCOME_BOUNCED,
+	OUTCOME_EXPIRED,
+	OUTCOME_DELETED,
+	OUTCOME_RETRY     /* lives on, no attempt counted */
+};
+struct core_grant {
+	struct str queue, domain, source, ehlo, host;
+	struct route_address address;
+	uint16_t port;
+	enum tls_policy tls;
+	bool ignore_8bitmime;
+	uint32_t connect_timeout_ms, greeting_timeout_ms, command_timeout_ms, data_timeout_ms,
+	    dot_timeout_ms, idle_timeout_ms;
+};
+struct core_decision {
+	enum core_decision_kind kind;
+	unsigned worker;
+	uint64_t conn, transaction;
+	struct str domain;
+	bool hard;
+	struct core_grant grant;
+	const job_ref *jobs; /* of SEND */
+	size_t job_count;
+	job_ref job;
+	enum core_outcome outcome;
+	int result;
+	struct str status, text;
+	uint8_t report; /* 1: a DSN_FAILED is to be asked of the bouncer (null senders: 0) */
+};
+/* Takes the next decision; its views are valid until the next core call. False: none. A job whose
+ * DONE is final is freed at the call after this one: the shell reads it with core_job() before. */
+bool core_next(struct core *core, struct core_decision *d);
+
+/* ---- looking and steering ---- */
+bool core_job(const struct core *core, job_ref ref, struct job_view *view);
+job_ref core_find(const struct core *core, uint64_t id);             /* a message's first job */
+job_ref core_sibling(const struct core *core, job_ref ref);          /* its next, or 0 */
+void core_set_flags(struct core *core, job_ref ref, uint8_t set, uint8_t clear);
+void core_move(struct core *core, job_ref ref, uint64_t segment, uint64_t offset); /* compaction */
+void core_delete(struct core *core, job_ref ref, int64_t now_ms);    /* in flight: at its result */
+void core_hold(struct core *core, job_ref ref, int64_t now_ms);      /* set aside */
+void core_release(struct core *core, job_ref ref, int64_t now_ms);
+/* Makes what matches due now and forgets the retry clock. pattern: as in `queues` ("*"). In slices:
+ * call until it returns false, at most `budget` jobs a call. */
+struct core_cursor {
+	uint64_t a, b;
+};
+bool core_flush(struct core *core, struct str pattern, struct core_cursor *cursor, unsigned budget,
+    int64_t now_ms);
+
+struct queue_view {
+	struct str name, destination, vmta, mode, last_error;
+	uint64_t recipients, ready, waiting, in_flight, unrouted, held;
+	uint32_t connections, connections_max, lanes;
+	uint64_t delivered, deferred, bounced; /* since start */
+	int64_t next_retry_ms;                 /* 0: none; of the queue's clock or its next job */
+	int64_t last_error_ms;
+	uint32_t failures;                     /* consecutive, before MAIL */
+	bool paused;
+};
+/* Streams queues that match, at most `n` a call; returns how many; 0 = end. */
+size_t core_queues(const struct core *core, struct str pattern, struct core_cursor *cursor,
+    struct queue_view *out, size_t n);
+/* Streams live jobs in any order: at most n a call, looking at no more than `budget` of them. Returns
+ * how many, and false in *more at the end. */
+size_t core_jobs(const struct core *core, struct core_cursor *cursor, job_ref *out, size_t n,
+    unsigned budget, bool *more);
+struct core_totals {
+	uint64_t recipients, messages, queues, lanes, ready, waiting, in_flight, unrouted, held;
+	uint64_t connections;
+	uint64_t delivered, deferred, bounced;
+	uint64_t bytes_of_memory; /* of jobs and their indexes */
+};
+void core_totals(const struct core *core, struct core_totals *t);
+/* The destination a domain's mail goes to now ("" unrouted), for `resolve` and names in commands. */
+struct str core_destination(const struct core *core, struct str domain);
