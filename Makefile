@@ -31,7 +31,8 @@ sources = $(wildcard $(1)/*.c $(1)/core/*.c)
 objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 COMMON_LIB := $(BUILD)/libcommon.a
 
-.PHONY: all help check check-long clean lint format install bench bench-peers fuzz unit e2e man
+.PHONY: all help tools units fuzzers unit unit-valgrind check check-long e2e fuzz bench bench-peers \
+	lint format clean install man man-lint
 all: $(foreach p,$(PROGRAMS),$(BUILD)/bin/$(call binary,$(p))) tools
 
 help:
@@ -83,6 +84,41 @@ fuzzers: $(FUZZERS)
 ## make unit          build and run the unit and property tests
 unit: units
 	@tests/run-units $(UNITS)
+
+## make check          everything that CI runs: both compilers, lint, sanitized units, fuzz, end to end
+check:
+	@python3 tests/check.py
+
+## make check-long     the rest: valgrind, hours of fuzzing, 1000 kills, end to end on a sanitizer build
+check-long:
+	@python3 tests/check.py --long
+
+## make e2e            the end-to-end tests (E2E="test_x.py ..." for some of them)
+e2e: all
+	@python3 tests/e2e/run.py $(E2E)
+
+unit-valgrind: units
+	@tests/run-units --valgrind $(UNITS)
+
+## make fuzz           each fuzz target for SECONDS (20)
+fuzz:
+	@python3 tests/fuzz.py $(or $(SECONDS),20)
+
+## make bench          rates and ratios of one run; BENCH_ARGS="--grow 1000000" adds growth and restart
+bench: all
+	@python3 tests/bench/bench.py $(BENCH_ARGS)
+
+## make bench-peers    the same, and Postfix on the same machine
+bench-peers: all
+	@python3 tests/bench/bench.py --peers $(BENCH_ARGS)
+
+## make lint           house rules that a script can check
+lint:
+	@tests/lint
+
+## make format         clang-format over all sources
+format:
+	clang-format -i $(wildcard */*.c */*.h qmgr/core/*.[ch] tests/*/*.c tests/*/*/*.[ch])
 
 clean:
 	rm -rf $(BUILD)
