@@ -14,9 +14,11 @@ void segread_open(struct segread *r, struct msg_segment_open *m); /* takes the d
 void segread_close(struct segread *r, uint64_t segment);
 void segread_clear(struct segread *r); /* qmgr is gone: a new one names the segments again */
 
+struct segread_file;
 struct message { /* one message as read from its place */
 	struct record record;
-	int fd;                 /* borrowed: valid until segread_close */
+	int fd;                 /* borrowed from `file`: valid until message_fini, also after segread_close */
+	struct segread_file *file; /* a reference */
 	uint64_t content_at;    /* file offset of headers and content, which are contiguous */
 	uint64_t content_bytes; /* of both */
 	struct envelope envelope;
@@ -24,7 +26,8 @@ struct message { /* one message as read from its place */
 	size_t content_in;      /* how many of content's first bytes stand in `bytes` … */
 	const unsigned char *content; /* … here */
 };
-/* 0, -ENOENT (segment not known here), -EBADMSG, or -errno. Reads about `want` bytes in one go. */
+/* 0, -ENOENT (segment not known here), -EBADMSG, or -errno; then there is nothing to free. Reads about
+ * `want` bytes in one go. Content that came whole has had its sum checked too. */
 int segread_message(struct segread *r, uint64_t segment, uint64_t offset, uint64_t id, size_t want,
     struct message *m) MUST_USE;
 void message_fini(struct message *m);
