@@ -7,6 +7,8 @@
  * Sending appends to a buffer that the loop's end-of-turn hook flushes: many messages travel in one
  * write. A bad frame, an unknown type, a row the peer may not send, or a missing HELLO closes the
  * channel (on_close) and nothing else; it never ends the process.
+ *
+ * When the peer is gone, everything it sent before is still delivered, then on_close follows.
  */
 struct chan;
 struct chan_spec {
@@ -18,13 +20,16 @@ struct chan_spec {
 };
 /* Takes fd. Sends our HELLO at once. The spec is copied. */
 struct chan *chan_new(struct loop *loop, int fd, const struct chan_spec *spec);
-void chan_free(struct chan **chan); /* closes the socket, without on_close */
-void chan_close(struct chan *chan, const char *why); /* later, from the loop: on_close, then freed */
+/* Closes the socket, without on_close. Both may be called anywhere, from a handler of this same channel
+ * too: what the handler was given stays readable until it returns, and no further frame follows. */
+void chan_free(struct chan **chan);
+/* At the end of the turn: a last flush, on_close, then freed. `why` is copied. */
+void chan_close(struct chan *chan, const char *why);
 int chan_fd(const struct chan *chan);
 void *chan_data(const struct chan *chan); /* for the owner's use */
 void chan_set_data(struct chan *chan, void *data);
-/* Appends; fd (or -1) is duplicated by the kernel on sending: the caller keeps its own. The channel
- * keeps a dup until it is sent. */
+/* Appends. The caller keeps its descriptor: the channel sends and then closes a duplicate
+ * (F_DUPFD_CLOEXEC); when none can be made, the channel closes. On a closing channel nothing happens. */
 #define MSG(ID, name, from, to) void chan_send_##name(struct chan *chan, const struct msg_##name *m);
 #define F_U8(f)
 #define F_U16(f)
@@ -37,11 +42,13 @@ void chan_set_data(struct chan *chan, void *data);
 #include "common/msg.def"
 #include "common/msg_undef.h"
 
-size_t chan_backlog(const struct chan *chan); /* bytes not yet written */
-/* While held, what is sent stays in the buffer; chan_release() lets everything up to the last
+/* Bytes not yet written, those held included. The channel sets no bound: the sender knows what flow its
+ * messages belong to, and stops producing, or closes. */
+size_t chan_backlog(const struct chan *chan);
+/* A hold lasts as long as the channel; what was sent before it may go. While held, what is sent stays in the buffer; chan_release() lets everything up to the last
  * chan_mark() go. qmgr uses it: no JOB leaves before its intent is in the journal. */
 void chan_hold(struct chan *chan);
-void chan_mark(struct chan *chan);
+void chan_mark(struct chan *chan); /* the end of what was sent so far */
 void chan_release(struct chan *chan);
 /* Who this process says it is in HELLO; call once before the first chan_new. */
 void chan_identify(uint8_t process, uint16_t instance, uint32_t generation);

@@ -5,7 +5,8 @@
 /*
  * The envelope as it stands in a spool record and in ACCEPTED: a list of (u8 tag, u16 length, bytes).
  * Message fields first, then each recipient: RCPT opens one, its own fields follow. Unknown tags are
- * skipped (an older build reads a newer record), a tag out of place or a bad value is -EBADMSG.
+ * skipped (an older build reads a newer record); a tag out of place, twice, or with a bad value is
+ * -EBADMSG, as is an envelope without a sender (ENV_SENDER, "" for the null sender) or recipients.
  */
 enum envelope_tag {
 	ENV_SENDER = 1,      /* "" = null sender; without <> */
@@ -30,6 +31,10 @@ enum { NOTIFY_NEVER = 1, NOTIFY_SUCCESS = 2, NOTIFY_FAILURE = 4, NOTIFY_DELAY = 
 enum {
 	ENVELOPE_MAX = 1048576, /* bytes: what ACCEPTED carries */
 	RCPT_MAX = 50000,       /* recipients a message can have at all */
+	/* Longer values are -EBADMSG, as are NUL, CR and LF in them: they travel on into commands and logs. */
+	ENV_ADDRESS_MAX = 320,  /* sender, recipient: 64 + @ + 255 (RFC 5321 4.5.3.1) */
+	ENV_ORCPT_MAX = 500,    /* RFC 3461 4.2 */
+	ENV_TEXT_MAX = 998,     /* the others: a line (RFC 5322 2.1.1) */
 };
 
 struct env_rcpt {
@@ -50,7 +55,9 @@ struct envelope {
 /* Views into `bytes`; envelope_fini() frees the recipients. 0 or -EBADMSG (then nothing to free). */
 int envelope_decode(struct envelope *e, struct str bytes) MUST_USE;
 void envelope_fini(struct envelope *e);
-/* The same walk without an allocation: calls fn for each recipient, in order; stops on non-zero. */
+/* The same walk without an allocation: calls fn (may be NULL) for each recipient, in order, and returns what
+ * it returns when that is not zero. Message fields are complete before the first call; what follows a
+ * recipient is checked only after it. e->rcpt stays NULL, rcpt_count counts. */
 typedef int envelope_rcpt_fn(void *ctx, unsigned ordinal, const struct env_rcpt *rcpt);
 int envelope_walk(struct envelope *e, struct str bytes, envelope_rcpt_fn *fn, void *ctx) MUST_USE;
 void envelope_put(struct buf *b, enum envelope_tag tag, struct str value);

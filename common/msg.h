@@ -42,11 +42,26 @@ enum msg_type {
 #include "common/msg.def"
 #include "common/msg_undef.h"
 
-/* msg_encode_NAME: appends one frame to b (the descriptor travels beside it, see chan.h).
+/* msg_encode_NAME: appends one frame to b (the descriptor travels beside it, see chan.h), whole or, when
+ * b is full, not at all (b->failed). An F_BYTES longer than its bound is our bug. An F_STR may hold text
+ * from far away: it is cut to its bound, and NUL, CR and LF become '?', so no text can break a frame.
  * msg_decode_NAME: 0 or -EBADMSG; the body is what follows the type. Never reads past it, never exits. */
 #define MSG(ID, name, from, to)                                                                    \
 	void msg_encode_##name(struct buf *b, const struct msg_##name *m);                         \
 	int msg_decode_##name(struct str body, struct msg_##name *m) MUST_USE;
+#define F_U8(f)
+#define F_U16(f)
+#define F_U32(f)
+#define F_U64(f)
+#define F_STR(f, max)
+#define F_BYTES(f, max)
+#define F_FD(f)
+#define END(name)
+#include "common/msg.def"
+#include "common/msg_undef.h"
+
+/* msg_fd_NAME: where the row keeps its descriptor; NULL for rows without one. */
+#define MSG(ID, name, from, to) int *msg_fd_##name(struct msg_##name *m);
 #define F_U8(f)
 #define F_U16(f)
 #define F_U32(f)
@@ -82,8 +97,9 @@ int msg_take_fd(int *fd);       /* returns it and leaves -1 behind */
  * Dispatchers, one per receiving role, each in a file of its own (common/msg_to_ROLE.c), so that a
  * program links only those it has handlers for: msg_to_ROLE(ctx, chan, type, body, fd) decodes and
  * calls on_NAME(ctx, chan, &m) for each row addressed to that role. Returns 0, -ENOMSG when the row is
- * not addressed to this role, -EBADMSG when the body does not decode. The handler may set m->fd = -1
- * (msg_take_fd) to keep the descriptor.
+ * not addressed to this role, -EBADMSG when the body does not decode: then *fd is still the caller's.
+ * After 0 it is -1. The handler may set m->fd = -1 (msg_take_fd) to keep the descriptor. HELLO, from any
+ * to any, is the channel's own: on_hello() exists nowhere.
  */
 struct chan;
 typedef int msg_dispatch_fn(void *ctx, struct chan *from, enum msg_type type, struct str body, int *fd);

@@ -35,14 +35,18 @@ struct record {
 #define RECORD_ID_SEGMENT(id) ((uint64_t)(id) >> 24)
 enum { RECORD_ORDINAL_MAX = (1 << 24) - 1 };
 
+/* Sums and writes. MESSAGE: data_offset is offset + RECORD_HEAD. OPEN: all lengths are 0. CLOSE: the data
+ * end at or before offset. */
 void record_encode(const struct record *r, unsigned char head[RECORD_HEAD]);
-/* 0, or -EBADMSG: bad magic, version, sum, or lengths that overflow. Checks neither nonce nor offset. */
+/* 0, or -EBADMSG: bad magic, version, sum, reserved bytes, or lengths that overflow or contradict the
+ * kind. Nonce and offset are compared with what is expected by the caller. */
 int record_decode(struct record *r, const unsigned char head[RECORD_HEAD]) MUST_USE;
-uint64_t record_end(const struct record *r); /* where the next head stands */
+uint64_t record_end(const struct record *r); /* where the next head stands; OPEN: its data begin there */
 static inline uint64_t record_align(uint64_t n)
 {
 	return (n + (RECORD_ALIGN - 1)) & ~(uint64_t)(RECORD_ALIGN - 1);
 }
+uint32_t crc32c_by_table(uint32_t crc, const void *p, size_t n); /* the portable one; same result */
 uint32_t crc32c(uint32_t crc, const void *p, size_t n); /* start with 0; hardware where it is */
 /* Message ids in log, accounting, control and Received: 16 lower-case hex digits. */
 enum { RECORD_ID_TEXT = 17 };

@@ -3,7 +3,12 @@
 #include "common/buf.h"
 #include "common/types.h"
 /* Lists inside RESULT and BOUNCE: one entry a recipient. Remote text is one line, printable, bounded. */
-enum { REPLY_TEXT_MAX = 900 };
+enum {
+	REPLY_TEXT_MAX = 900,    /* text: the rest of a long reply helps nobody */
+	RESULT_STATUS_MAX = 16,  /* "5.123.123" and some room */
+	RESULT_NAME_MAX = 400,   /* said_by */
+	RESULT_ADDRESS_MAX = 500 /* address, orcpt */
+};
 struct rcpt_result {
 	uint16_t ordinal;
 	uint8_t verdict;   /* enum verdict */
@@ -17,6 +22,8 @@ struct rcpt_result {
 	struct str said_by;/* host that said it, empty: we */
 	struct str address, orcpt;
 };
+/* Texts are cut to their bounds; control characters in them become '?'. */
 void result_put(struct buf *b, const struct rcpt_result *r);
-/* 1 = one entry read (views), 0 = end, -EBADMSG */
+/* 1 = one entry read (views), 0 = end, -EBADMSG: cut off, a number outside its enumeration, a text that
+ * result_put() would not have written. */
 int result_take(struct rd *r, struct rcpt_result *out) MUST_USE;
