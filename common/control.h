@@ -3,6 +3,7 @@
 #include "common/loop.h"
 #include "common/str.h"
 #include <jansson.h>
+#include <sys/types.h>
 /*
  * The control socket of a service: one request and its answer per connection. Request: one line of
  * JSON {"verb": "...", "args": ["..."], "options": {"name": "value"}}. Answer: any number of JSON
@@ -22,11 +23,26 @@ struct control_verb {
 	int min_args, max_args;
 	control_verb_fn *fn;
 };
+/* "help" is built in. The verbs are not copied. */
 struct control *control_new(struct loop *loop, const struct control_verb *verbs, size_t n, void *ctx);
 void control_listen(struct control *c, int fd); /* takes fd */
 void control_free(struct control **c);
+/* One more user who may ask: the one that runs master. Root and our own (at control_new) always may. */
+void control_allow_uid(struct control *c, uid_t uid);
 
-void control_row(struct control_reply *r, json_t *row); /* takes the reference */
+/* What a verb gets: args is an array of strings, options an object of strings; both live as long as the
+ * reply. These two answer NULL where nothing was given. */
+const char *control_arg(const json_t *args, size_t i);
+const char *control_option(const json_t *options, const char *name);
+
+/*
+ * The reply lives until the verb's function returned and its answer was ended and sent, or the peer
+ * left. A function that returns without ending, streaming or asking for time has ended with status 0.
+ * Nothing is written, and no reply freed, inside these calls: that happens from the loop.
+ */
+
+void control_row(struct control_reply *r, json_t *row); /* takes the reference; NULL is ignored */
+/* The last line; status of sysexits.h. Once. For r that the peer has left, use `gone` or drop(). */
 void control_end(struct control_reply *r, int status, const char *fmt, ...) PRINTF_LIKE(3, 4);
 /* For long lists and late answers: next() is called when there is room; it adds rows (returns true for
  * "more to come") or ends. `state` is given to drop() when the reply is over, also when the peer left. */
