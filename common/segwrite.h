@@ -4,6 +4,7 @@
 #include "common/envelope.h"
 #include "common/iothread.h"
 #include "common/record.h"
+#include "common/types.h"
 /*
  * The writing end of the spool, for smtpd and bouncer: asks qmgr for segments, gathers the messages
  * that finish in a turn of the loop, writes them with one writev() and syncs once in the helper
