@@ -107,7 +107,6 @@ void control_row(struct control_reply *r, json_t *row)
 
 static void end_with(struct control_reply *r, int status, const char *error)
 {
-	json_t *end = json_object();
 	if (r->state == ENDED)
 		return;
 	if (r->out.failed) { /* the rows did not fit: say so in the room they leave */
@@ -118,6 +117,7 @@ static void end_with(struct control_reply *r, int status, const char *error)
 		status = EX_SOFTWARE;
 		error = "the answer is too long";
 	}
+	json_t *end = json_object();
 	json_object_set_new(end, "end", json_true());
 	json_object_set_new(end, "status", json_integer(status));
 	if (error[0] != 0) {
