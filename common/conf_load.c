@@ -235,8 +235,7 @@ static bool read_scalar(
 	}
 	if (conf_parse_value(opt, text, v, why) == 0)
 		return true;
-	if (s->type != CONFIG_TYPE_INT || !line_is_bad(l, line_of(s)))
-		conf_problem(&l->problems, l->file, line_of(s), "%s: %s", conf_opts[opt].key, why);
+	conf_problem(&l->problems, l->file, line_of(s), "%s: %s", conf_opts[opt].key, why);
 	return false;
 }
 
@@ -267,6 +266,9 @@ static bool read_value(
 {
 	enum conf_kind kind = conf_opts[opt].kind;
 	*v = (struct conf_value){0};
+	bool number = s->type == CONFIG_TYPE_INT || s->type == CONFIG_TYPE_INT64;
+	if (number && line_is_bad(l, line_of(s)))
+		return false;
 	if (!type_fits(kind, s->type)) {
 		conf_problem(&l->problems, l->file, line_of(s), "%s: expected %s, got %s",
 		    conf_opts[opt].key, conf_kind_noun(kind), type_noun(s));

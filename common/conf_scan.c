@@ -93,6 +93,10 @@ static void scan_string(struct scan *s)
 		return;
 	}
 	for (s->p++; s->p < s->end && *s->p != '"' && *s->p != '\n'; s->p++) {
+		if (*s->p == 0) {
+			stop(s, s->line, "a string contains a NUL");
+			return;
+		}
 		if (*s->p != '\\')
 			continue;
 		if ((peek(s, 1) == 'x' || peek(s, 1) == 'X') && peek(s, 2) == '0' &&
