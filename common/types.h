@@ -12,9 +12,8 @@ enum proc_id {
 const char *proc_name(unsigned id); /* "master", "smtpd", "smtp-out", …; "?" outside */
 
 enum file_kind { /* MSG_FILE */
-	FILE_LOG = 0,        /* the delivery log, or standard error */
+	FILE_LOG = 0,        /* index 0: standard error, 1: a file */
 	FILE_ACCOUNTING = 1, /* index: the accounting entry in the configuration */
-	FILE_BLAME = 2,      /* memfd of one page: struct blame, read by master at the worker's death */
 };
 enum secret_kind {
 	SECRET_LISTENER_CERT = 0, /* index: listener */
@@ -82,7 +81,7 @@ enum verdict { /* of one recipient in one attempt */
 enum dsn_kind { DSN_FAILED = 0, DSN_DELAYED = 1, DSN_SUCCESS = 2, DSN_KIND_COUNT };
 /* DSN action for a delivered recipient: relayed when the next hop lacks DSN (RFC 3461 5.2.2). */
 
-/* The page shared with master (FILE_BLAME): what the worker is handling, set before, cleared after. */
+/* The page shared with master (WORKER_BLAME_FD): what the worker is handling, set before, cleared after. */
 struct blame {
 	unsigned long long message_id; /* 0: nothing */
 };
