@@ -125,6 +125,67 @@ uint8_t answer_rcode(const uint8_t *packet)
 	return packet[3] & 0x0f;
 }
 
+/* --- rdata that is as long as it says, before ldns sees it
+ * ---------------------------------------- */
+
+/* Where the name that begins at `at` ends in the packet (its pointer not followed), or 0. */
+static size_t skip_name(const uint8_t *packet, size_t n, size_t at)
+{
+	while (at < n) {
+		uint8_t length = packet[at];
+		if (length == 0)
+			return at + 1;
+		if ((length & 0xc0) == 0xc0)
+			return at + 2 <= n ? at + 2 : 0;
+		if ((length & 0xc0) != 0)
+			return 0;
+		at += (size_t)length + 1;
+	}
+	return 0;
+}
+
+static bool rdata_is_sound(const uint8_t *packet, size_t at, size_t end, unsigned type)
+{
+	switch (type) {
+	case RR_A:
+		return end - at == 4;
+	case RR_AAAA:
+		return end - at == 16;
+	case RR_CNAME:
+		return skip_name(packet, end, at) == end;
+	case RR_MX:
+		return end - at > 2 && skip_name(packet, end, at + 2) == end;
+	default:
+		return true;
+	}
+}
+
+/* ldns reads the fields that a type has and passes over what else stands in the rdata: an A record
+ * of five bytes would be one for it. */
+static bool records_are_sound(const uint8_t *packet, size_t n)
+{
+	enum { FIXED = 10 }; /* type, class, TTL, length */
+	unsigned count = get16(packet + 6) + get16(packet + 8) + get16(packet + 10);
+	size_t at = HEADER;
+	for (unsigned i = get16(packet + 4); i > 0; i--) {
+		at = skip_name(packet, n, at);
+		if (at == 0 || n - at < 4)
+			return false;
+		at += 4;
+	}
+	for (; count > 0; count--) {
+		at = skip_name(packet, n, at);
+		if (at == 0 || n - at < FIXED)
+			return false;
+		unsigned type = get16(packet + at), length = get16(packet + at + 8);
+		at += FIXED;
+		if (n - at < length || !rdata_is_sound(packet, at, at + length, type))
+			return false;
+		at += length;
+	}
+	return true;
+}
+
 /* --- reading ------------------------------------------------------------------------------------
  */
 
@@ -333,7 +394,8 @@ int answer_parse(
     struct answer **out, const uint8_t *bytes, size_t n, const char *name, uint16_t type)
 {
 	ldns_pkt *packet = NULL;
-	if (n < HEADER || ldns_wire2pkt(&packet, bytes, n) != LDNS_STATUS_OK || packet == NULL)
+	if (n < HEADER || !records_are_sound(bytes, n) ||
+	    ldns_wire2pkt(&packet, bytes, n) != LDNS_STATUS_OK || packet == NULL)
 		return -EBADMSG;
 	struct answer *a = answer_new(ANSWER_FAILED);
 	a->rcode = (uint8_t)ldns_pkt_get_rcode(packet);
