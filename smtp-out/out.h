@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: ISC */
+#pragma once
+#include "common/chan.h"
+#include "common/control.h"
+#include "common/tls.h"
+#include "common/worker.h"
+#include "smtp-out/reports.h"
+/*
+ * One smtp-out process: what its parts share.
+ */
+enum {
+	SESSION_BUCKETS = 8192, /* power of two */
+	READ_SIZE = 16 * 1024,	/* of one recv(); also what a TLS record holds */
+};
+struct session;
+struct out_counters { /* since start */
+	uint64_t grants, refused, transactions, delivered, deferred, failed, tls;
+};
+struct out {
+	struct loop *loop;
+	struct worker *worker;	 /* NULL in tests */
+	struct tls_context *tls; /* NULL: STARTTLS is not used */
+	struct segread *segments;
+	struct chan *qmgr; /* NULL: there is none now */
+	struct reports reports;
+	struct session *bucket[SESSION_BUCKETS];
+	size_t sessions;
+	char ehlo[256];		/* where GRANT names none */
+	unsigned char *scratch; /* 2 * READ_SIZE: one read, or one record to write */
+	struct buf cipher;	/* of the read that is being handled */
+	struct buf results;	/* of the RESULT that is being built */
+	struct out_counters counters;
+	bool stopping, stopped;
+	struct loop_timer stop_timer;
+};
+void out_init(struct out *o, struct loop *loop, struct worker *worker);
+void out_fini(struct out *o);
+void out_blame(struct out *o, uint64_t message_id); /* 0: done */
+void out_attach(struct out *o, int fd);		    /* a channel to a new qmgr; takes fd */
+void out_stop(struct out *o, uint32_t deadline_ms);
+void out_check_stopped(struct out *o); /* a session has gone */
+
+/* control.c */
+extern const struct control_verb control_verbs[];
+extern const size_t control_verb_count;
