@@ -40,6 +40,7 @@ enum {
 	IN_MAX = HEADER + MSG_FRAME_MAX,
 	OUT_KEEP = 1024 * 1024, /* an emptied buffer above this goes back to the heap */
 	FDS_IN_MAX = 2,		/* see above: stops a peer from filling our table of descriptors */
+	RETRY_MS = 20,		/* after an error that EPOLLOUT does not tell the end of */
 	WHY_MAX = 160,
 };
 
@@ -52,6 +53,7 @@ struct chan {
 	struct loop *loop;
 	struct loop_fd io;
 	struct loop_task task;
+	struct loop_timer retry;
 	struct chan_spec spec;
 	void *data;
 	int fd;
@@ -125,6 +127,7 @@ void chan_free(struct chan **chan)
 	*chan = NULL;
 	loop_del(&c->io);
 	loop_defer_cancel(&c->task);
+	loop_timer_cancel(c->loop, &c->retry);
 	close_descriptors(c);
 	if (c->fd >= 0)
 		close(c->fd);
@@ -208,14 +211,15 @@ static ssize_t write_once(struct chan *chan, uint64_t end, int fd)
 /* Writes up to the next frame that has a descriptor, or from that frame to the one after. */
 static ssize_t write_stretch(struct chan *chan, uint64_t limit)
 {
-	struct fd_out *first = chan->fds_out + chan->fds_out_first;
-	size_t left = chan->fds_out_count - chan->fds_out_first;
-	bool attach = left > 0 && first->at == chan->out_sent;
-	size_t next = attach ? 1 : 0;
-	uint64_t end = left > next && first[next].at < limit ? first[next].at : limit;
-	ssize_t n = write_once(chan, end, attach ? first->fd : -1);
+	size_t i = chan->fds_out_first;
+	bool attach = i < chan->fds_out_count && chan->fds_out[i].at == chan->out_sent;
+	size_t next = attach ? i + 1 : i;
+	uint64_t end = limit;
+	if (next < chan->fds_out_count && chan->fds_out[next].at < limit)
+		end = chan->fds_out[next].at;
+	ssize_t n = write_once(chan, end, attach ? chan->fds_out[i].fd : -1);
 	if (n > 0 && attach) {
-		close(first->fd);
+		close(chan->fds_out[i].fd);
 		chan->fds_out_first++;
 	}
 	return n;
@@ -249,28 +253,46 @@ static void break_output(struct chan *chan)
 	chan->fds_out_first = chan->fds_out_count = 0;
 }
 
-/* ETOOMANYREFS: too many descriptors in flight to processes that do not read; a later try may pass.
- */
-static bool is_temporary(ssize_t error)
+static void want_flush(struct chan *chan);
+
+static void on_retry(void *arg)
 {
-	return error == -EAGAIN || error == -EINTR || error == -ENOBUFS || error == -ENOMEM ||
-	       error == -ETOOMANYREFS;
+	want_flush(arg);
+}
+
+/* What a failed write means; true when the socket itself will say when to go on. */
+static bool waits_for_peer(struct chan *chan, ssize_t error)
+{
+	switch (error) {
+	case -EAGAIN:
+	case -EINTR:
+		return true;
+	case -ETOOMANYREFS: /* descriptors in flight to processes that do not read */
+	case -ENOBUFS:
+	case -ENOMEM:
+		loop_timer_after(chan->loop, &chan->retry, RETRY_MS, on_retry, chan);
+		return false;
+	default:
+		break_output(chan);
+		return true;
+	}
 }
 
 static void flush(struct chan *chan)
 {
 	uint64_t limit = chan->held ? chan->out_limit : out_end(chan);
-	ssize_t n = 1;
-	while (!chan->broken && chan->out_sent < limit && n > 0) {
-		n = write_stretch(chan, limit);
-		if (n > 0)
-			chan->out_sent += (uint64_t)n;
-		else if (!is_temporary(n))
-			break_output(chan);
+	bool waits = true;
+	while (!chan->broken && chan->out_sent < limit) {
+		ssize_t n = write_stretch(chan, limit);
+		if (n < 0) {
+			waits = waits_for_peer(chan, n);
+			break;
+		}
+		chan->out_sent += (uint64_t)n;
 	}
-	forget_sent(chan);
 	/* When writing failed, EPOLLOUT brings on_io() to read what is left, and to close. */
-	bool want_out = chan->broken || chan->out_sent < limit;
+	bool want_out = chan->broken || (waits && chan->out_sent < limit);
+	forget_sent(chan);
 	loop_mod(&chan->io, EPOLLIN | (want_out ? EPOLLOUT : 0U));
 }
 

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -464,6 +465,47 @@ static void a_stalled_peer_gets_all_in_the_end(void **state)
 	end_world(&w);
 }
 
+/* Our own table of descriptors is full: the channel closes, the process lives, nothing leaks. */
+static void no_descriptor_left_ends_only_the_channel(void **state)
+{
+	struct world w;
+	struct rlimit before, tight;
+	(void)state;
+	begin_pair(&w);
+	settle(&w);
+	must(getrlimit(RLIMIT_NOFILE, &before) == 0);
+	tight = before;
+	tight.rlim_cur = 3; /* every number below is taken */
+	must(setrlimit(RLIMIT_NOFILE, &tight) == 0);
+	chan_send_file(w.a.chan, &(struct msg_file){.fd = chan_fd(w.a.chan)});
+	assert_int_equal(w.a.closes, 0);
+	settle(&w);
+	must(setrlimit(RLIMIT_NOFILE, &before) == 0);
+	assert_int_equal(w.a.closes, 1);
+	assert_string_equal(w.a.why, "no descriptor left to send one");
+	end_world(&w);
+}
+
+/* The same at the receiving end: the kernel drops the descriptor and says so. */
+static void no_room_for_a_descriptor_ends_only_the_channel(void **state)
+{
+	struct world w;
+	struct rlimit before, tight;
+	(void)state;
+	begin_pair(&w);
+	settle(&w);
+	chan_send_file(w.a.chan, &(struct msg_file){.fd = chan_fd(w.a.chan)});
+	must(getrlimit(RLIMIT_NOFILE, &before) == 0);
+	tight = before;
+	tight.rlim_cur = 3;
+	must(setrlimit(RLIMIT_NOFILE, &tight) == 0);
+	settle(&w);
+	must(setrlimit(RLIMIT_NOFILE, &before) == 0);
+	assert_int_equal(w.b.closes, 1);
+	assert_int_equal(w.b.kept_count, 0);
+	end_world(&w);
+}
+
 /* --- ends --- */
 
 static void a_handler_may_close_or_free_its_channel(void **state)
@@ -865,6 +907,8 @@ int main(void)
 	    cmocka_unit_test(holds_descriptors_with_their_messages),
 	    cmocka_unit_test(what_hooks_send_leaves_at_once),
 	    cmocka_unit_test(a_stalled_peer_gets_all_in_the_end),
+	    cmocka_unit_test(no_descriptor_left_ends_only_the_channel),
+	    cmocka_unit_test(no_room_for_a_descriptor_ends_only_the_channel),
 	    cmocka_unit_test(a_handler_may_close_or_free_its_channel),
 	    cmocka_unit_test(on_close_may_free_it),
 	    cmocka_unit_test(closing_flushes_what_was_sent),
