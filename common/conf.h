@@ -77,6 +77,9 @@ struct conf {
 /* conf_load: reads, expands includes, merges list entries by name, checks everything. Every problem is
  * one line "FILE:LINE: text" in errors. NULL when there was one. */
 struct conf *conf_load(const char *path, struct buf *errors);
+/* The same, but what could be read is returned in spite of problems: for posternctl, which must find the
+ * control sockets while the operator edits. Never NULL. */
+struct conf *conf_load_anyway(const char *path, struct buf *errors);
 void conf_free(struct conf **c);
 /* What may be meant but is probably a mistake, a line each; nothing here stops a start. */
 void conf_hints(const struct conf *c, struct buf *out);

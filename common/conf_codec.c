@@ -22,7 +22,6 @@ enum {
 	DEPTH_MAX = 8,	 /* of sections; config.def has 3 levels */
 };
 
-/* FNV-1a over what both ends must agree on. */
 static uint64_t hash_text(uint64_t h, const char *s)
 {
 	for (; *s != 0; s++)
@@ -30,7 +29,7 @@ static uint64_t hash_text(uint64_t h, const char *s)
 	return (h ^ 0xFF) * UINT64_C(1099511628211);
 }
 
-static uint64_t fingerprint(void)
+uint64_t conf_fingerprint(void)
 {
 	uint64_t h = UINT64_C(14695981039346656037);
 	for (size_t i = 0; i < CONF_OPT_COUNT; i++) {
@@ -124,7 +123,7 @@ static void encode_node(
 void conf_encode(const struct conf *c, unsigned consumers, struct buf *out)
 {
 	bool with_files = (consumers & (1u << PROC_MASTER | 1u << PROC_qmgr)) != 0;
-	buf_u64(out, fingerprint());
+	buf_u64(out, conf_fingerprint());
 	buf_u16(out, with_files ? (uint16_t)c->file_count : 0);
 	for (size_t i = 0; with_files && i < c->file_count; i++)
 		buf_str16(out, str_of(c->files[i]));
@@ -246,7 +245,7 @@ static void decode_node(struct rd *r, struct conf *c, struct conf_node *parent, 
 struct conf *conf_decode(struct str bytes)
 {
 	struct rd r = rd_of(bytes.p, bytes.n);
-	if (rd_u64(&r) != fingerprint())
+	if (rd_u64(&r) != conf_fingerprint())
 		return NULL;
 	struct conf *c = conf_new();
 	uint16_t files = rd_u16(&r);

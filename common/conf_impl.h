@@ -45,6 +45,9 @@ int conf_value_add_item(
 void conf_print_value(struct buf *out, enum conf_opt opt, const struct conf_value *v);
 const char *conf_kind_noun(enum conf_kind kind); /* "a number", … for error texts */
 
+/* Of config.def, FNV-1a: the first 8 bytes of an encoded tree. */
+uint64_t conf_fingerprint(void);
+
 /* Problems, gathered while files are read and printed in the order of files and lines. */
 struct conf_problem {
 	uint16_t file;

@@ -577,7 +577,7 @@ static void load_file(struct loader *l, const char *path, int depth, struct plac
 	buf_fini(&text);
 }
 
-struct conf *conf_load(const char *path, struct buf *errors)
+static struct conf *load(const char *path, struct buf *errors, bool *good)
 {
 	struct loader *l = xcalloc(1, sizeof *l);
 	l->conf = conf_new();
@@ -585,12 +585,25 @@ struct conf *conf_load(const char *path, struct buf *errors)
 	if (!l->incomplete)
 		conf_check(l->conf, &l->problems);
 	struct conf *c = l->conf;
-	if (l->problems.count > 0) {
-		conf_problems_print(&l->problems, c, errors);
-		conf_free(&c);
-	}
+	*good = l->problems.count == 0;
+	conf_problems_print(&l->problems, c, errors);
 	conf_problems_fini(&l->problems);
 	tdestroy(l->names, free);
 	free(l);
 	return c;
+}
+
+struct conf *conf_load(const char *path, struct buf *errors)
+{
+	bool good = false;
+	struct conf *c = load(path, errors, &good);
+	if (!good)
+		conf_free(&c);
+	return c;
+}
+
+struct conf *conf_load_anyway(const char *path, struct buf *errors)
+{
+	bool good = false;
+	return load(path, errors, &good);
 }

@@ -400,7 +400,7 @@ static int parse_address(
 
 static int server_item(struct str s, char **out)
 {
-	char text[INET6_ADDRSTRLEN + sizeof "@65535"], address[INET6_ADDRSTRLEN];
+	char text[INET6_ADDRSTRLEN + 32], address[INET6_ADDRSTRLEN];
 	struct str rest = s, host = str_cut(&rest, '@');
 	unsigned long long port = 0;
 	bool has_port = host.n < s.n;

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * posternctl: one verb, asked of every instance of a service, and the answers shown as one. The
+ * verbs live in the services: `posternctl SERVICE help` lists them. Exit codes are those of
+ * sysexits.h.
+ */
+#include "common/types.h"
+#include "ctl/ctl.h"
+#include <stdlib.h>
+#include <sysexits.h>
+
+static const char usage[] = "usage: posternctl [-c FILE] [-r DIRECTORY] [--json] SERVICE VERB [ARG "
+			    "...] [--OPTION=VALUE ...]\n"
+			    "       posternctl SERVICE help\n"
+			    "       posternctl version\n";
+
+struct asking {
+	struct show *show;
+	int instance;
+};
+
+static void on_row(void *ctx, json_t *row)
+{
+	struct asking *a = ctx;
+	show_row(a->show, a->instance, row);
+}
+
+static int show_version(bool json)
+{
+	printf(json ? "{\"version\": \"%s\"}\n" : "posternctl %s\n", POSTERN_VERSION);
+	return EX_OK;
+}
+
+static void print_services(FILE *out)
+{
+	fputs("services:", out);
+	for (unsigned i = 0; i < PROC_COUNT; i++)
+		fprintf(out, " %s", proc_name(i));
+	fputs("\n", out);
+}
+
+static int wrong_usage(const char *why)
+{
+	fprintf(stderr, "posternctl: %s\n%s", why, usage);
+	print_services(stderr);
+	return EX_USAGE;
+}
+
+static int not_running(const struct args *a, const char *directory)
+{
+	fprintf(stderr,
+	    "posternctl: no control socket of %s in %s: is postern-master running, and with this "
+	    "configuration? "
+	    "(see -c and -r)\n",
+	    a->service, directory);
+	return EX_UNAVAILABLE;
+}
+
+static char *make_request(const struct args *a)
+{
+	json_t *request =
+	    json_pack("{s:s, s:O, s:O}", "verb", a->verb, "args", a->args, "options", a->options);
+	char *line = request != NULL ? json_dumps(request, JSON_COMPACT) : NULL;
+	json_decref(request);
+	return line;
+}
+
+/* Asks all; the first failure decides the exit code, but the others' answers are shown. */
+static int ask_all(const struct args *a, const struct instance *list, size_t n)
+{
+	int status = EX_OK;
+	char *request = make_request(a);
+	if (request == NULL)
+		return wrong_usage("an argument is not UTF-8");
+	/* Every instance has the same verbs. */
+	size_t asked = strcmp(a->verb, "help") == 0 ? 1 : n;
+	struct asking asking = {
+	    .show = show_new(stdout, show_shape(a->service, a->verb), a->json, asked > 1)};
+	for (size_t i = 0; i < asked; i++) {
+		struct answer answer;
+		asking.instance = list[i].number;
+		ask(list[i].path, request, on_row, &asking, &answer);
+		if (answer.status != EX_OK) {
+			fflush(stdout);
+			fprintf(stderr, "posternctl: %s: %s\n", a->service,
+			    answer.error[0] != 0 ? answer.error : "failed");
+			if (status == EX_OK)
+				status = answer.status;
+		}
+	}
+	show_end(&asking.show);
+	free(request);
+	if (ferror(stdout) != 0 || fflush(stdout) != 0)
+		status = EX_IOERR;
+	return status;
+}
+
+static int run(const struct args *a)
+{
+	struct instance *list = NULL;
+	if (a->version || (a->service != NULL && strcmp(a->service, "version") == 0))
+		return show_version(a->json);
+	if (a->help || (a->service != NULL && strcmp(a->service, "help") == 0)) {
+		fputs(usage, stdout);
+		print_services(stdout);
+		return EX_OK;
+	}
+	if (a->service == NULL)
+		return wrong_usage("which service?");
+	if (!find_known(a->service))
+		return wrong_usage("no such service");
+	if (a->verb == NULL)
+		return wrong_usage("which verb?");
+	char *directory =
+	    a->run_directory != NULL ? xstrdup(a->run_directory) : find_run_directory(a->conf_path);
+	size_t n = find_instances(directory, a->service, &list);
+	int status = n == 0 ? not_running(a, directory) : ask_all(a, list, n);
+	free(directory);
+	free(list);
+	return status;
+}
+
+int main(int argc, char **argv)
+{
+	struct args a;
+	char why[200] = "";
+	int status = args_parse(&a, argc, argv, why) == 0 ? run(&a) : wrong_usage(why);
+	args_fini(&a);
+	return status;
+}

@@ -1,0 +1,359 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * Answers on paper. For programs: a list is a JSON array, printed row by row as rows come, so that
+ * a million of them take no memory; one thing is one object. For people: a table whose widths come
+ * from the first WINDOW rows, or "key: value" lines.
+ *
+ * Texts in answers may repeat what remote servers said: control characters never reach the
+ * terminal.
+ */
+#include "common/buf.h"
+#include "common/log.h"
+#include "ctl/ctl.h"
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+	WINDOW = 500,	     /* rows that decide the widths of a table */
+	CELL_MAX = 1024,     /* bytes of a cell */
+	COLUMN_MAX = 60,     /* cells that are wider do not widen their column */
+	OBJECTS_MAX = 100000 /* rows of what should be one object */
+};
+
+struct show {
+	FILE *out;
+	enum shape shape;
+	bool json, several;
+	size_t printed;	 /* rows of a list */
+	json_t *rows;	 /* the window, or the objects to merge */
+	json_t *columns; /* array of keys; NULL before the table began */
+	size_t *widths;
+	bool *numeric;
+};
+
+enum shape show_shape(const char *service, const char *verb)
+{
+	static const struct {
+		const char *verb;
+		enum shape shape;
+	} shapes[] = {
+	    {"status", SHAPE_OBJECT},
+	    {"queue", SHAPE_OBJECT},
+	    {"message", SHAPE_OBJECT},
+	    {"flush", SHAPE_OBJECT},
+	    {"delete", SHAPE_OBJECT},
+	    {"reload", SHAPE_OBJECT},
+	    {"stop", SHAPE_OBJECT},
+	    {"config", SHAPE_TEXT},
+	};
+	if (strcmp(service, "master") == 0 && strcmp(verb, "status") == 0)
+		return SHAPE_LIST; /* a row for each process */
+	for (size_t i = 0; i < COUNT_OF(shapes); i++)
+		if (strcmp(shapes[i].verb, verb) == 0)
+			return shapes[i].shape;
+	return SHAPE_LIST;
+}
+
+struct show *show_new(FILE *out, enum shape shape, bool json, bool several)
+{
+	struct show *s = xcalloc(1, sizeof *s);
+	*s = (struct show){
+	    .out = out, .shape = shape, .json = json, .several = several, .rows = json_array()};
+	return s;
+}
+
+/* --- cells ------------------------------------------------------------------------------------ */
+
+static int to_buf(const char *p, size_t n, void *arg)
+{
+	buf_put(arg, p, n);
+	return 0;
+}
+
+static bool all_texts(const json_t *array)
+{
+	size_t i;
+	json_t *item;
+	json_array_foreach(array, i, item) if (!json_is_string(item)) return false;
+	return true;
+}
+
+static void raw_text(struct buf *b, const json_t *v)
+{
+	size_t i;
+	json_t *item;
+	if (json_is_string(v)) {
+		buf_put(b, json_string_value(v), json_string_length(v));
+	} else if (json_is_boolean(v)) {
+		buf_cstr(b, json_is_true(v) ? "yes" : "no");
+	} else if (json_is_array(v) && all_texts(v)) {
+		json_array_foreach(v, i, item)
+		{
+			if (i > 0)
+				buf_cstr(b, ", ");
+			buf_put(b, json_string_value(item), json_string_length(item));
+		}
+	} else if (v != NULL && !json_is_null(v)) {
+		json_dump_callback(
+		    v, to_buf, b, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
+	}
+}
+
+/* What stands for the value in a line; "-" for nothing. */
+static void cell(char out[CELL_MAX], const json_t *v)
+{
+	struct buf b;
+	buf_init(&b, CELL_MAX);
+	raw_text(&b, v);
+	if (b.n == 0 && !b.failed)
+		buf_cstr(&b, "-");
+	log_clean(out, CELL_MAX, (struct str){(const char *)b.p, b.n});
+	if (b.failed)
+		str_copy(out, CELL_MAX, STR("(long: see --json)"));
+	buf_fini(&b);
+}
+
+/* Columns on the screen: characters, not bytes. */
+static size_t width_of(const char *text)
+{
+	size_t n = 0;
+	for (; *text != 0; text++)
+		n += ((unsigned char)*text & 0xC0) != 0x80;
+	return n;
+}
+
+static void pad(FILE *out, const char *text, size_t width, bool right, bool last)
+{
+	size_t n = width_of(text);
+	int blanks = n < width ? (int)(width - n) : 0;
+	if (right)
+		fprintf(out, "%*s%s", blanks, "", text);
+	else
+		fprintf(out, "%s%*s", text, last ? 0 : blanks, "");
+	fputs(last ? "\n" : "  ", out);
+}
+
+/* --- tables ----------------------------------------------------------------------------------- */
+
+static bool has_text(const json_t *array, const char *text)
+{
+	size_t i;
+	json_t *item;
+	json_array_foreach(
+	    array, i, item) if (strcmp(json_string_value(item), text) == 0) return true;
+	return false;
+}
+
+/* The columns of all rows of the window, in the order of their first appearance. */
+static void find_columns(struct show *s)
+{
+	size_t i;
+	json_t *row, *value;
+	const char *key;
+	s->columns = json_array();
+	json_array_foreach(s->rows, i, row)
+	    json_object_foreach(row, key, value) if (!has_text(s->columns, key))
+		json_array_append_new(s->columns, json_string(key));
+	s->widths = xcalloc(json_array_size(s->columns) + 1, sizeof *s->widths);
+	s->numeric = xcalloc(json_array_size(s->columns) + 1, sizeof *s->numeric);
+}
+
+static void measure(struct show *s)
+{
+	size_t i, c;
+	json_t *row, *column;
+	char text[CELL_MAX];
+	json_array_foreach(s->columns, c, column)
+	{
+		s->widths[c] = width_of(json_string_value(column));
+		s->numeric[c] = true;
+		json_array_foreach(s->rows, i, row)
+		{
+			const json_t *v = json_object_get(row, json_string_value(column));
+			cell(text, v);
+			size_t n = width_of(text);
+			if (n > s->widths[c])
+				s->widths[c] = n > COLUMN_MAX ? COLUMN_MAX : n;
+			if (v != NULL && !json_is_null(v) && !json_is_number(v))
+				s->numeric[c] = false;
+		}
+	}
+}
+
+static void table_row(struct show *s, const json_t *row)
+{
+	size_t c, n = json_array_size(s->columns);
+	json_t *column;
+	char text[CELL_MAX];
+	json_array_foreach(s->columns, c, column)
+	{
+		cell(text, json_object_get(row, json_string_value(column)));
+		pad(s->out, text, s->widths[c], s->numeric[c], c + 1 == n);
+	}
+}
+
+static void table_begin(struct show *s)
+{
+	size_t i, c, n;
+	json_t *item;
+	find_columns(s);
+	measure(s);
+	n = json_array_size(s->columns);
+	json_array_foreach(s->columns, c, item)
+	{
+		char head[CELL_MAX];
+		str_copy(head, sizeof head, str_of(json_string_value(item)));
+		for (char *p = head; *p != 0; p++)
+			*p = *p >= 'a' && *p <= 'z' ? (char)(*p - 32) : *p;
+		pad(s->out, head, s->widths[c], s->numeric[c], c + 1 == n);
+	}
+	json_array_foreach(s->rows, i, item) table_row(s, item);
+	json_array_clear(s->rows);
+}
+
+static void list_row(struct show *s, json_t *row)
+{
+	if (s->json) {
+		fputs(s->printed++ == 0 ? "[\n" : ",\n", s->out);
+		json_dumpf(row, s->out, JSON_COMPACT);
+	} else if (s->columns != NULL) {
+		table_row(s, row);
+	} else {
+		json_array_append(s->rows, row);
+		if (json_array_size(s->rows) == WINDOW)
+			table_begin(s);
+	}
+}
+
+static void list_end(struct show *s)
+{
+	if (s->json)
+		fputs(s->printed == 0 ? "[]\n" : "\n]\n", s->out);
+	else if (s->columns == NULL && json_array_size(s->rows) > 0)
+		table_begin(s);
+}
+
+/* --- objects ---------------------------------------------------------------------------------- */
+
+static void object_lines(struct show *s, const json_t *object, int indent);
+
+static bool all_objects(const json_t *array)
+{
+	size_t i;
+	json_t *item;
+	json_array_foreach(array, i, item) if (!json_is_object(item)) return false;
+	return json_array_size(array) > 0;
+}
+
+static void member_lines(struct show *s, const char *key, json_t *value, int indent, size_t width)
+{
+	char text[CELL_MAX];
+	size_t i;
+	json_t *item;
+	if (json_is_object(value) && json_object_size(value) > 0) {
+		fprintf(s->out, "%*s%s:\n", indent, "", key);
+		object_lines(s, value, indent + 2);
+	} else if (json_is_array(value) && all_objects(value)) {
+		/* A list inside a thing (the recipients of a message): a table below its name. */
+		struct show *inner = show_new(s->out, SHAPE_LIST, false, false);
+		fprintf(s->out, "%*s%s:\n", indent, "", key);
+		json_array_foreach(value, i, item) show_row(inner, 0, item);
+		show_end(&inner);
+	} else {
+		cell(text, value);
+		fprintf(s->out, "%*s%s: %*s%s\n", indent, "", key, (int)(width - strlen(key)), "",
+		    text);
+	}
+}
+
+static void object_lines(struct show *s, const json_t *object, int indent)
+{
+	const char *key;
+	json_t *value;
+	size_t width = 0;
+	/* jansson's macros take no const; nothing is changed. */
+	json_t *o = (json_t *)(uintptr_t)object;
+	json_object_foreach(o, key, value) if (!json_is_object(value) && strlen(key) > width)
+	    width = strlen(key);
+	json_object_foreach(o, key, value)
+	    member_lines(s, key, value, indent, width > strlen(key) ? width : strlen(key));
+}
+
+static void print_text(struct show *s, const json_t *object)
+{
+	const char *text = json_string_value(json_object_get(object, "text"));
+	if (text != NULL)
+		fputs(text, s->out);
+	else
+		object_lines(s, object, 0);
+}
+
+static void merge_rows(struct show *s)
+{
+	json_t *all = json_array_get(s->rows, 0);
+	size_t n = json_array_size(s->rows);
+	for (size_t i = 1; i < n; i++)
+		merge_object(all, json_array_get(s->rows, i));
+	json_object_set_new(all, "instances", json_integer((json_int_t)n));
+	json_object_del(all, "instance");
+	while (json_array_size(s->rows) > 1)
+		json_array_remove(s->rows, 1);
+}
+
+static void object_end(struct show *s)
+{
+	size_t n = json_array_size(s->rows), i;
+	json_t *row;
+	if (s->several && n > 1) {
+		merge_rows(s);
+		n = 1;
+	}
+	if (s->json) {
+		if (n == 0)
+			fputs("{}", s->out);
+		else
+			json_dumpf(
+			    n == 1 ? json_array_get(s->rows, 0) : s->rows, s->out, JSON_INDENT(1));
+		fputs("\n", s->out);
+		return;
+	}
+	json_array_foreach(s->rows, i, row)
+	{
+		if (i > 0)
+			fputs("\n", s->out);
+		if (s->shape == SHAPE_TEXT)
+			print_text(s, row);
+		else
+			object_lines(s, row, 0);
+	}
+}
+
+/* ---------------------------------------------------------------------------------------------- */
+
+void show_row(struct show *s, int instance, json_t *row)
+{
+	if (s->shape == SHAPE_LIST) {
+		if (s->several && json_object_get(row, "instance") == NULL)
+			json_object_set_new(row, "instance", json_integer(instance));
+		list_row(s, row);
+	} else if (json_array_size(s->rows) < OBJECTS_MAX) {
+		json_array_append(s->rows, row);
+	}
+}
+
+void show_end(struct show **s)
+{
+	if (*s == NULL)
+		return;
+	if ((*s)->shape == SHAPE_LIST)
+		list_end(*s);
+	else
+		object_end(*s);
+	fflush((*s)->out);
+	json_decref((*s)->rows);
+	json_decref((*s)->columns);
+	free((*s)->widths);
+	free((*s)->numeric);
+	free(*s);
+	*s = NULL;
+}
