@@ -57,7 +57,7 @@ static void open_listener(struct generation *g, const struct conf_node *n,
 	else if (kept)
 		rc = (s.fd = fcntl(kept->fd, F_DUPFD_CLOEXEC, 0)) < 0 ? -errno : 0;
 	else
-		rc = listen_tcp(address, port, &s.fd);
+		rc = listen_bind(address, port, &s.fd);
 	snprintf(name, sizeof(name), "%s port %u", address, port);
 	if (rc != 0)
 		problem(
@@ -188,6 +188,19 @@ struct generation *generation_open(
 	if (errors->n > before || errors->failed)
 		generation_free(&g);
 	return g;
+}
+
+int generation_listen(const struct generation *g, struct buf *errors)
+{
+	size_t i = 0;
+	for (const struct conf_node *n = NULL;
+	     (n = conf_next(g->conf->root, CONF_LISTENER, n)) != NULL; i++) {
+		int rc = listen_begin(g->listeners[i].fd);
+		if (rc != 0)
+			problem(errors, g->conf, conf_get(n, CO_LISTENER_port), "cannot listen on",
+			    g->listeners[i].address, rc);
+	}
+	return errors->n > 0 ? -EADDRINUSE : 0;
 }
 
 void generation_check_secrets(const struct conf *conf, struct buf *errors)

@@ -38,7 +38,7 @@ static int give_up(int fd)
 	return -error;
 }
 
-int listen_tcp(const char *address, uint16_t port, int *fd)
+int listen_bind(const char *address, uint16_t port, int *fd)
 {
 	struct sockaddr_storage a = {0};
 	socklen_t length = parse_address(address, port, &a);
@@ -51,10 +51,15 @@ int listen_tcp(const char *address, uint16_t port, int *fd)
 	setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
 	if (a.ss_family == AF_INET6)
 		setsockopt(s, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
-	if (bind(s, (struct sockaddr *)&a, length) != 0 || listen(s, BACKLOG) != 0)
+	if (bind(s, (struct sockaddr *)&a, length) != 0)
 		return give_up(s);
 	*fd = s;
 	return 0;
+}
+
+int listen_begin(int fd)
+{
+	return listen(fd, BACKLOG) == 0 ? 0 : -errno;
 }
 
 /* The run directory's lock is ours, so what stands at that path was left by a dead master. */

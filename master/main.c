@@ -133,8 +133,9 @@ static void open_generation(struct master *m, struct conf *conf)
 	struct buf errors;
 	buf_init(&errors, ERRORS_MAX);
 	m->generation = generation_open(conf, ++m->last_number, NULL, &errors);
+	bool ok = m->generation && generation_listen(m->generation, &errors) == 0;
 	print_lines("postern-master: ", &errors);
-	if (!m->generation)
+	if (!ok)
 		die(EX_CONFIG, "cannot start with this configuration");
 	buf_fini(&errors);
 	log_open("master", m->generation->log_fd >= 0 ? m->generation->log_fd : STDERR_FILENO,

@@ -48,14 +48,17 @@ struct generation {
  * each problem in errors, and nothing stays open. */
 struct generation *generation_open(
     struct conf *conf, uint32_t number, const struct generation *old, struct buf *errors);
+/* Its sockets take clients from now on: 0, or negative and a line for each problem. */
+int generation_listen(const struct generation *g, struct buf *errors) MUST_USE;
 void generation_free(struct generation **g);
 /* Certificates, keys and the CA bundle alone: what -n looks at beside the configuration. */
 void generation_check_secrets(const struct conf *conf, struct buf *errors);
 
 /* --- listen.c -----------------------------------------------------------------------------------
  */
-/* 0 or -errno, with *fd a listening socket. */
-int listen_tcp(const char *address, uint16_t port, int *fd) MUST_USE;
+/* 0 or -errno, with *fd a bound socket. */
+int listen_bind(const char *address, uint16_t port, int *fd) MUST_USE;
+int listen_begin(int fd) MUST_USE; /* takes clients from now on; 0 or -errno */
 int listen_control(const char *path, int *fd) MUST_USE; /* mode 0600; replaces what stands there */
 
 /* --- dirs.c: directories, the lock, what must outlive us

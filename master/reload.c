@@ -4,15 +4,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sysexits.h>
+#include <unistd.h>
 /*
  * A new configuration while mail flows, by SIGHUP or `posternctl master reload`:
  *
  *   load and open everything → offer it to every worker → all have prepared it → switch
  *
- * Up to the switch nothing has changed anywhere, so any problem (an error in a file, a port in use,
- * a worker that refuses, dies or says nothing for ANSWER_MS) drops the new generation and the old
- * one goes on. The switch is one frame to each worker behind which come the files opened anew.
- * Running connections stay.
+ * Up to the switch nothing has changed anywhere (new sockets do not even listen), so any problem
+ * (an error in a file, a port in use, a worker that refuses, dies or says nothing for ANSWER_MS)
+ * drops the new generation and the old one goes on. The switch is one frame to each worker behind
+ * which come the files opened anew. Running connections stay.
  *
  * What cannot change under running workers is refused: the spool and the run directory, and the
  * numeric users.
@@ -83,30 +84,39 @@ static void abort_reload(struct master *m, const char *who, const char *why)
 	buf_fini(&errors);
 }
 
+static void take_over(struct slot *s, const struct generation *g)
+{
+	if (!s->chan)
+		return;
+	handover_log(s, g);
+	if (s->state > WORKER_READY)
+		return; /* it ends with the configuration that it has */
+	handover_listeners(s, g);
+	chan_send_config_switch(s->chan, &(struct msg_config_switch){.config = g->number});
+	handover_accounting(s, g);
+}
+
 static void switch_over(struct master *m)
 {
 	struct generation *old = m->generation;
-	struct buf none;
+	struct buf errors;
+	buf_init(&errors, ERRORS_MAX);
+	if (generation_listen(m->reload.next, &errors) != 0) {
+		generation_free(&m->reload.next);
+		conclude(m, EX_CONFIG, &errors);
+		buf_fini(&errors);
+		return;
+	}
 	m->generation = m->reload.next;
 	m->reload.next = NULL;
-	for (size_t i = 0; i < m->slot_count; i++) {
-		struct slot *s = m->slots[i];
-		if (!s->chan)
-			continue;
-		handover_log(s, m->generation);
-		if (s->state > WORKER_READY)
-			continue; /* it ends with the configuration that it has */
-		chan_send_config_switch(
-		    s->chan, &(struct msg_config_switch){.config = m->generation->number});
-		handover_accounting(s, m->generation);
-	}
-	log_open("master", m->generation->log_fd >= 0 ? m->generation->log_fd : 2,
+	for (size_t i = 0; i < m->slot_count; i++)
+		take_over(m->slots[i], m->generation);
+	log_open("master", m->generation->log_fd >= 0 ? m->generation->log_fd : STDERR_FILENO,
 	    m->generation->log_fd >= 0);
 	generation_free(&old);
 	supervise_fit(m);
-	buf_init(&none, 1);
-	conclude(m, 0, &none);
-	buf_fini(&none);
+	conclude(m, 0, &errors);
+	buf_fini(&errors);
 }
 
 static struct slot *who_is_missing(struct master *m)
@@ -134,7 +144,6 @@ static void offer(struct master *m)
 		s->asked_config = true;
 		handover_secrets(s, m->reload.next, true);
 		handover_config(s, m->reload.next);
-		handover_listeners(s, m->reload.next);
 	}
 	loop_timer_after(m->loop, &m->reload.timer, ANSWER_MS, on_too_late, m);
 	if (!who_is_missing(m))

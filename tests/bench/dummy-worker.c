@@ -47,6 +47,14 @@ static const char *const names[PROC_COUNT] = {
 #undef PROC
 };
 
+static void hang(void)
+{
+	for (;;) {
+		struct timespec hour = {3600, 0};
+		nanosleep(&hour, NULL);
+	}
+}
+
 static int prepare(void *ctx, const struct conf *conf, uint32_t config, char why[500])
 {
 	const char *who = conf_text(conf->root, CO_GLOBAL_postmaster);
@@ -64,8 +72,7 @@ static int prepare(void *ctx, const struct conf *conf, uint32_t config, char why
 		return -1;
 	}
 	if (strncmp(who, "hang@", 5) == 0)
-		for (;;)
-			pause();
+		hang();
 	if (strncmp(who, "die@", 4) == 0)
 		raise(SIGKILL);
 	return 0;
@@ -212,10 +219,7 @@ static void verb_hang(void *ctx, struct control_reply *r, const json_t *args, co
 	(void)r;
 	(void)args;
 	(void)options;
-	for (;;) {
-		struct timespec hour = {3600, 0};
-		nanosleep(&hour, NULL);
-	}
+	hang();
 }
 
 static void verb_exit(void *ctx, struct control_reply *r, const json_t *args, const json_t *options)
