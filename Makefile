@@ -120,6 +120,24 @@ lint:
 format:
 	clang-format -i $(wildcard */*.c */*.h qmgr/core/*.[ch] tests/*/*.c tests/*/*/*.[ch])
 
+SBIN := $(DESTDIR)$(PREFIX)/sbin
+LIBEXEC := $(DESTDIR)$(PREFIX)/libexec/postern
+MAN := $(DESTDIR)$(PREFIX)/share/man
+## make install        into DESTDIR and PREFIX (/usr); an existing /etc/postern/postern.conf stays
+install: all man
+	install -d $(SBIN) $(LIBEXEC) $(MAN)/man5 $(MAN)/man8 $(DESTDIR)/etc/postern \
+	    $(DESTDIR)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/lib/tmpfiles.d
+	install -m 755 $(BUILD)/bin/postern-master $(BUILD)/bin/posternctl $(SBIN)
+	install -m 755 $(foreach p,smtpd qmgr smtp-out resolver bouncer,$(BUILD)/bin/$(p)) $(LIBEXEC)
+	install -m 644 $(BUILD)/man/*.5 $(MAN)/man5
+	install -m 644 $(BUILD)/man/*.8 $(MAN)/man8
+	install -m 644 conf/postern.service $(DESTDIR)/lib/systemd/system/postern.service
+	install -m 644 conf/postern.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/postern.conf
+	install -m 644 conf/postern.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/postern.conf
+	install -m 644 conf/postern.conf $(DESTDIR)/etc/postern/postern.conf.example
+	test -e $(DESTDIR)/etc/postern/postern.conf || \
+	    install -m 644 conf/postern.conf $(DESTDIR)/etc/postern/postern.conf
+
 clean:
 	rm -rf $(BUILD)
 
