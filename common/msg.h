@@ -9,7 +9,7 @@
  *
  * A frame on the wire: u32 length of what follows, u16 type, fields in order.
  */
-enum { MSG_FRAME_MAX = 2 * 1048576 }; /* stops a compromised peer from making us allocate more */
+enum { MSG_FRAME_MAX = 3 * 1048576 }; /* stops a compromised peer from making us allocate more */
 
 enum msg_type {
 	MSG_NONE = 0,

@@ -7,7 +7,12 @@ enum {
 	REPLY_TEXT_MAX = 900,    /* text: the rest of a long reply helps nobody */
 	RESULT_STATUS_MAX = 16,  /* "5.123.123" and some room */
 	RESULT_NAME_MAX = 400,   /* said_by */
-	RESULT_ADDRESS_MAX = 500 /* address, orcpt */
+	RESULT_ADDRESS_MAX = 500, /* address, orcpt */
+	/* So no entry is longer than RESULT_ENTRY_MAX, and a list of RESULT_RCPTS_MAX entries always fits into
+	 * its field in msg.def, whatever remote servers said: who builds a list keeps to that count. */
+	RESULT_ENTRY_MAX = 8 + 5 * 2 + RESULT_STATUS_MAX + REPLY_TEXT_MAX + RESULT_NAME_MAX +
+	    2 * RESULT_ADDRESS_MAX,
+	RESULT_RCPTS_MAX = 1000, /* of one transaction, of one report */
 };
 struct rcpt_result {
 	uint16_t ordinal;

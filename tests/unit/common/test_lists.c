@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: ISC */
 /* The lists inside ROUTE and RESULT, the names of enumerations, the clocks. */
 #include "common/clock.h"
+#include "common/msg.h"
 #include "common/result.h"
 #include "common/route.h"
 #include <errno.h>
@@ -185,6 +186,32 @@ static void remote_text_becomes_one_bounded_line(void **state)
 	buf_fini(&b);
 }
 
+/* RESULT and BOUNCE take the longest list that a peer's replies can make of RESULT_RCPTS_MAX. */
+static void the_longest_results_fit(void **state)
+{
+	char text[2000];
+	struct buf b, frame;
+	(void)state;
+	memset(text, 'x', sizeof(text));
+	struct str all = {text, sizeof(text)};
+	struct rcpt_result in = {
+	    .status = all, .text = all, .said_by = all, .address = all, .orcpt = all};
+	buf_init(&b, SIZE_MAX / 2);
+	buf_init(&frame, 4 + MSG_FRAME_MAX);
+	result_put(&b, &in);
+	assert_int_equal(b.n, RESULT_ENTRY_MAX);
+	for (int i = 1; i < RESULT_RCPTS_MAX; i++)
+		result_put(&b, &in);
+	struct str list = {(const char *)b.p, b.n};
+	msg_encode_result(&frame, &(struct msg_result){.results = list}); /* aborts when too long */
+	assert_false(frame.failed);
+	buf_reset(&frame);
+	msg_encode_bounce(&frame, &(struct msg_bounce){.rcpts = list});
+	assert_false(frame.failed);
+	buf_fini(&frame);
+	buf_fini(&b);
+}
+
 static int take_result_with(size_t at, unsigned char value)
 {
 	struct rcpt_result in = result(), out;
@@ -247,6 +274,7 @@ int main(void)
 	    cmocka_unit_test(parses_addresses),
 	    cmocka_unit_test(results_come_back),
 	    cmocka_unit_test(remote_text_becomes_one_bounded_line),
+	    cmocka_unit_test(the_longest_results_fit),
 	    cmocka_unit_test(broken_results_are_refused),
 	    cmocka_unit_test(enumerations_have_names),
 	    cmocka_unit_test(clocks_run_forward),
