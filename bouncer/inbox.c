@@ -17,13 +17,12 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include <stdlib.h>
-#include <sysexits.h>
 
 enum {
-	WRITING_MAX = 64,      /* with the writer at once */
-	TURN_MAX = 32,	       /* made in one turn of the loop: heartbeats go on */
-	WAITING_MAX = 1000000, /* requests and their bytes in memory; beyond, this process */
-	WAITING_BYTES_MAX = 256 << 20, /* ends itself and is asked anew at master's pace */
+	WRITING_MAX = 64,   /* with the writer at once */
+	TURN_MAX = 32,	    /* made in one turn of the loop: heartbeats go on */
+	WAITING_MAX = 4096, /* requests and their bytes that wait in memory: qmgr has some */
+	WAITING_BYTES_MAX = 512 << 20, /* hundreds open at once; more is a peer that lies */
 	AGAIN_MIN_MS = 20,	       /* no segment or credit, or reading failed */
 	AGAIN_MAX_MS = 2000,
 	TRIES_MAX = 20, /* failing reads of one message, some 30 s in all */
@@ -215,12 +214,10 @@ static void work(struct bouncer *b)
 void on_bounce(void *ctx, struct chan *from_chan, struct msg_bounce *m)
 {
 	struct bouncer *b = ctx;
-	(void)from_chan;
-	if (b->waiting.count >= WAITING_MAX || b->waiting.bytes >= WAITING_BYTES_MAX)
-		die(EX_TEMPFAIL,
-		    "more requests for reports than memory is set aside for (%zu); "
-		    "qmgr asks again after the restart",
-		    b->waiting.count);
+	if (b->waiting.count >= WAITING_MAX || b->waiting.bytes >= WAITING_BYTES_MAX) {
+		chan_close(from_chan, "more requests than were agreed");
+		return;
+	}
 	struct request *q = xcalloc(1, sizeof(*q) + m->rcpts.n);
 	q->bouncer = b;
 	q->epoch = b->epoch;
