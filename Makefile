@@ -75,6 +75,22 @@ $(BUILD)/bin/%: $(BUILD)/obj/tests/bench/%.o $(COMMON_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
 
+# The manual: pages as they are, and postern.conf(5) with the options' part from config.def.
+$(BUILD)/bin/genman: $(BUILD)/obj/doc/genman.o $(COMMON_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LIBS)
+$(BUILD)/man/%: doc/%
+	@mkdir -p $(@D)
+	@cp $< $@
+$(BUILD)/man/postern.conf.5: doc/postern.conf.5.in $(BUILD)/bin/genman
+	@mkdir -p $(@D)
+	$(BUILD)/bin/genman < $< > $@.new && mv $@.new $@
+MAN_PAGES := $(patsubst doc/%,$(BUILD)/man/%,$(wildcard doc/*.[158]) doc/postern.conf.5)
+## make man            the manual, into build/man
+man: $(MAN_PAGES)
+man-lint: man
+	@! mandoc -Tlint -Wstyle $(MAN_PAGES) 2>&1 | grep -v 'referenced manual not found\|outdated mandoc.db'
+
 UNITS := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/*/test_*.c))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/tests/fuzz/%,$(wildcard tests/fuzz/*/fuzz_*.c))
 units: $(UNITS)

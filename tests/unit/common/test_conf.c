@@ -16,6 +16,7 @@
 #define LISTEN "listeners = ( { relay-from = [ \"127.0.0.1\" ]; } );\n"
 enum { TEXT_MAX_BYTES = 1 << 20 };
 static char dir[64];
+static int root_fd; /* where the tests were started: the source tree */
 
 /* --- files of a test -------------------------------------------------------------------------- */
 
@@ -678,6 +679,33 @@ static void test_hints(void **state)
 	conf_free(&c);
 }
 
+/* The example that is installed, as it is and with everything in it switched on. */
+static void test_shipped_example(void **state)
+{
+	static char text[65536];
+	(void)state;
+	int fd = openat(root_fd, "conf/postern.conf", O_RDONLY | O_CLOEXEC);
+	assert_true(fd >= 0); /* run from the root of the source tree */
+	ssize_t n = read(fd, text, sizeof text - 1);
+	close(fd);
+	assert_in_range(n, 100, sizeof text - 2);
+	text[n] = 0;
+	put("c", text);
+	struct conf *c = load_good("c");
+	assert_null(conf_next(c->root, CONF_VMTA, NULL));
+	conf_free(&c);
+	/* "# " begins a sentence, "#" alone something to switch on. */
+	for (char *p = text; *p != 0; p++)
+		if (p[0] == '#' && p[1] != ' ' && (p == text || p[-1] == '\n'))
+			p[0] = ' ';
+	put("c", text);
+	c = load_good("c");
+	const struct conf_node *vmta = conf_find(c->root, CONF_VMTA, CO_VMTA_name, "mta2");
+	assert_non_null(vmta);
+	assert_non_null(conf_find(vmta, CONF_DOMAIN, CO_DOMAIN_name, "*"));
+	conf_free(&c);
+}
+
 static void test_many_domains(void **state)
 {
 	enum { DOMAINS = 20000 };
@@ -720,7 +748,9 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_decode_malformed, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_fill_defaults, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_hints, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_shipped_example, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_many_domains, setup, teardown),
 	};
+	root_fd = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
