@@ -79,6 +79,8 @@ static void on_query(
 		flags = 0x8182, answer = false;
 	else if (is(s, query, "refused"))
 		flags = 0x8185, answer = false;
+	else if (is(s, query, "ad"))
+		flags = 0x81a0;
 	else if (is(s, query, "nxdomain"))
 		flags = 0x8183, answer = false;
 	else if (is(s, query, "tc") || is(s, query, "tcrefused") || is(s, query, "tchalf") ||
@@ -394,6 +396,26 @@ static void without_servers_it_fails(void **state)
 	close_queries();
 }
 
+/* AD counts only where the server is trusted, also from the cache. */
+static void the_ad_bit(void **state)
+{
+	struct server server;
+	(void)state;
+	server_start(&server, "127.0.43.8", NULL, false);
+	for (int trusted = 0; trusted < 2; trusted++) {
+		struct query_server at;
+		open_queries(NULL, 0);
+		assert_int_equal(query_server_parse(&at, STR("127.0.43.8@5343")), 0);
+		queries_use(queries, &at, 1, trusted);
+		for (int cached = 0; cached < 2; cached++) {
+			assert_int_equal(ask("ad.example").secure, trusted);
+			assert_false(ask("plain.example").secure);
+		}
+		close_queries();
+	}
+	server_stop(&server);
+}
+
 static void server_texts(void **state)
 {
 	struct query_server s;
@@ -417,6 +439,7 @@ int main(void)
 	    cmocka_unit_test(a_dead_server_is_asked_last),
 	    cmocka_unit_test(many_at_once),
 	    cmocka_unit_test(without_servers_it_fails),
+	    cmocka_unit_test(the_ad_bit),
 	    cmocka_unit_test(server_texts),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
