@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * Connections and transactions: their life, and the events that smtp-out reports of them.
+ *
+ * A connection counts against its limits from the moment it is granted until CONN_CLOSED says that
+ * the peer's slot is free. Ready, it stands in one of two lists of its queue, idle (nothing
+ * outstanding) or half (room for one more), until it is spent: then it is closed after its last
+ * result.
+ *
+ * One that was inherited from before our start is spent from the beginning, since nobody knows how
+ * many transactions it has had: it finishes what it has and goes.
+ */
+#include "qmgr/core/internal.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- transactions ---- */
+
+struct tx *tx_find(const struct core *core, uint64_t id)
+{
+	for (struct node *i = table_first(&core->txs, hash_mix(core->seed, id)); i;
+	     i = table_next(i))
+		if (OWNER(i, struct tx, node)->id == id)
+			return OWNER(i, struct tx, node);
+	return NULL;
+}
+
+struct tx *tx_new(struct core *core, uint64_t id, struct conn *c, uint64_t message)
+{
+	struct tx *tx = core->tx_free;
+
+	must(c->tx_count < CORE_DEPTH);
+	if (tx)
+		core->tx_free = tx->next_free;
+	else
+		tx = xcalloc(1, sizeof(*tx));
+	tx->id = id;
+	tx->message = message;
+	tx->conn = c;
+	tx->n = 0;
+	c->tx[c->tx_count++] = tx;
+	table_add(&core->txs, &tx->node, hash_mix(core->seed, id));
+	return tx;
+}
+
+void tx_put(struct tx *tx, job_ref ref)
+{
+	if (tx->n == tx->cap) {
+		tx->cap = tx->cap ? 2 * tx->cap : 4;
+		tx->jobs = xrealloc(tx->jobs, tx->cap * sizeof(*tx->jobs));
+	}
+	tx->jobs[tx->n++] = ref;
+}
+
+void tx_free(struct core *core, struct tx *tx)
+{
+	struct conn *c = tx->conn;
+	uint32_t i = 0;
+
+	while (c->tx[i] != tx)
+		must(++i < c->tx_count);
+	for (c->tx_count--; i < c->tx_count; i++)
+		c->tx[i] = c->tx[i + 1];
+	table_remove(&core->txs, &tx->node);
+	tx->conn = NULL;
+	tx->next_free = core->tx_free;
+	core->tx_free = tx;
+}
+
+/* ---- connections ---- */
+
+struct conn *conn_find(const struct core *core, uint64_t id)
+{
+	for (struct node *i = table_first(&core->conns, hash_mix(core->seed, id)); i;
+	     i = table_next(i))
+		if (OWNER(i, struct conn, node)->id == id)
+			return OWNER(i, struct conn, node);
+	return NULL;
+}
+
+static struct limit_set limits_of(struct core *core, struct queue *q, struct path *path)
+{
+	return (struct limit_set){{
+	    [LIMIT_TOTAL] = &core->total,
+	    [LIMIT_QUEUE] = &q->limit,
+	    [LIMIT_PATH] = path ? &path->conns : NULL,
+	}};
+}
+
+int conn_admit(struct core *core, struct queue *q, struct path *path)
+{
+	struct limit_set set = limits_of(core, q, path);
+
+	return limit_admit(&set);
+}
+
+struct conn *conn_new(struct core *core, uint64_t id, unsigned worker, struct queue *q,
+    struct domain *d, struct str source, struct str host, const struct route_address *address,
+    uint16_t port)
+{
+	struct conn *c = xcalloc(1, sizeof(*c));
+	struct link *links[] = {&c->in_queue, &c->in_worker, &c->in_ready, &c->in_idle};
+	struct limit_set set;
+
+	for (size_t i = 0; i < COUNT_OF(links); i++)
+		link_init(links[i]);
+	c->id = id;
+	c->worker = worker;
+	c->queue = q;
+	c->domain = d;
+	c->path = dest_path(core, q->dest, source);
+	c->host = name_get(core, host);
+	c->address = *address;
+	c->port = port;
+	c->timer.kind = TIMER_CONN;
+	set = limits_of(core, q, c->path);
+	limit_take(&set);
+	d->conns++;
+	q->opening++;
+	core->workers[worker]->conns++;
+	link_append(&q->conns, &c->in_queue);
+	link_append(&core->workers[worker]->list, &c->in_worker);
+	table_add(&core->conns, &c->node, hash_mix(core->seed, id));
+	return c;
+}
+
+static void unlist(struct core *core, struct conn *c)
+{
+	wheel_cancel(core->wheel, &c->timer.node);
+	link_remove(&c->in_ready);
+	link_remove(&c->in_idle);
+}
+
+/* The one place where a connection's state changes: the queue counts them by state. */
+static void set_state(struct core *core, struct conn *c, enum conn_state state)
+{
+	struct queue *q = c->queue;
+
+	q->opening -= c->state == CONN_OPENING;
+	q->closing -= c->state == CONN_CLOSING;
+	core->closing -= c->state == CONN_CLOSING;
+	q->opening += state == CONN_OPENING;
+	q->closing += state == CONN_CLOSING;
+	core->closing += state == CONN_CLOSING;
+	c->state = state;
+}
+
+void conn_free(struct core *core, struct conn *c)
+{
+	struct queue *q = c->queue;
+	struct domain *d = c->domain;
+	struct limit_set set = limits_of(core, q, c->path);
+
+	must(c->tx_count == 0);
+	unlist(core, c);
+	limit_give(&set);
+	set_state(core, c, CONN_READY);
+	link_remove(&c->in_queue);
+	link_remove(&c->in_worker);
+	core->workers[c->worker]->conns--;
+	table_remove(&core->conns, &c->node);
+	dest_path_drop(core, c->path);
+	name_drop(core, c->host);
+	free(c);
+	d->conns--;
+	domain_idle(core, d);
+	queue_idle(core, q);
+	queue_dirty(core, q);
+	grant_wake(core);
+}
+
+void conn_close(struct core *core, struct conn *c, bool hard)
+{
+	unlist(core, c);
+	if (c->state == CONN_CLOSING)
+		return;
+	set_state(core, c, CONN_CLOSING);
+	core_push(core,
+	    &(struct pending){
+		.kind = DECIDE_CLOSE, .worker = c->worker, .conn = c->id, .hard = hard},
+	    STR(""), STR(""));
+}
+
+/* Transactions that it may still have. */
+static uint32_t left(const struct conn *c)
+{
+	uint32_t most = c->queue->v.max_msg;
+
+	if (c->mail_max && c->mail_max < most)
+		most = c->mail_max;
+	if (c->adopted)
+		return 0;
+	return c->sent < most ? most - c->sent : 0;
+}
+
+/* A queue without any connection waits for one, and this one has had its slice. */
+static bool gives_way(const struct core *core, const struct conn *c)
+{
+	uint32_t slice = c->queue->limit.used > 1 ? CORE_ROOM_SLICE : 4 * CORE_ROOM_SLICE;
+
+	return core->total.used >= core->total.max && c->sent >= slice &&
+	       core->closing < core->starved_count;
+}
+
+void conn_settle(struct core *core, struct conn *c)
+{
+	struct queue *q = c->queue;
+
+	queue_dirty(core, q);
+	unlist(core, c);
+	if (c->state != CONN_READY || !core->started)
+		return;
+	if (left(c) == 0 || gives_way(core, c)) {
+		if (c->tx_count == 0)
+			conn_close(core, c, false);
+		return;
+	}
+	if (c->tx_count == 0) {
+		link_prepend(&q->idle, &c->in_ready); /* the last used goes first: the others age */
+		link_append(&core->idle, &c->in_idle);
+		wheel_add(core->wheel, &c->timer.node, core->now + q->v.idle_ms);
+		conn_room(core);
+	} else if (c->tx_count < CORE_DEPTH) {
+		link_append(&q->half, &c->in_ready);
+	}
+}
+
+void conn_on_timer(struct core *core, struct conn *c)
+{
+	if (c->state == CONN_READY && c->tx_count == 0)
+		conn_close(core, c, false);
+}
+
+/* While queues wait for a connection: closes the connections that have been idle for longest. */
+void conn_room(struct core *core)
+{
+	struct link *l = core->idle.next, *next;
+	unsigned looks = CORE_LOOK;
+
+	for (; l != &core->idle && looks; l = next, looks--) {
+		struct conn *c = OWNER(l, struct conn, in_idle);
+
+		next = l->next;
+		if (core->closing >= core->waiter_count + core->starved_count ||
+		    core->total.used < core->total.max)
+			return;
+		if (link_alone(&c->queue->in_dirty) || c->queue->n[JOB_READY] == 0)
+			conn_close(core, c, false); /* else it is about to be used */
+	}
+}
+
+/* ---- events ---- */
+
+static struct worker *worker_get(struct core *core, unsigned i)
+{
+	if (i >= core->worker_count) {
+		core->workers = xrealloc(core->workers, (i + 1) * sizeof(struct worker *));
+		for (; core->worker_count <= i; core->worker_count++) {
+			struct worker *w = xcalloc(1, sizeof(*w));
+
+			link_init(&w->list);
+			core->workers[core->worker_count] = w;
+		}
+	}
+	return core->workers[i];
+}
+
+void core_worker_up(struct core *core, unsigned worker, int64_t now_ms)
+{
+	core_clock(core, now_ms);
+	must(worker < CORE_WORKERS);
+	worker_get(core, worker)->up = true;
+	grant_wake(core);
+}
+
+void core_worker_down(struct core *core, unsigned worker, int64_t now_ms)
+{
+	struct worker *w;
+
+	core_clock(core, now_ms);
+	if (worker >= core->worker_count)
+		return;
+	w = core->workers[worker];
+	w->up = false;
+	while (!link_alone(&w->list)) {
+		struct conn *c = OWNER(w->list.next, struct conn, in_worker);
+
+		while (c->tx_count)
+			outcome_uncertain(core, c->tx[0]);
+		grant_opened(core, c);
+		conn_free(core, c);
+	}
+}
+
+void core_have_conn(struct core *core, unsigned worker, uint64_t id, struct str queue,
+    struct str domain, struct str source, struct str host, const struct route_address *address,
+    uint16_t port, bool ready, int64_t now_ms)
+{
+	struct domain *d;
+	struct dest *dest;
+	struct queue *q;
+	struct conn *c;
+	size_t slash = queue.n;
+
+	core_clock(core, now_ms);
+	if (conn_find(core, id) || worker >= CORE_WORKERS)
+		return;
+	while (slash && queue.p[slash - 1] != '/')
+		slash--;
+	if (slash < 2)
+		return;
+	d = domain_get(core, domain);
+	dest = dest_named(core, (struct str){queue.p, slash - 1});
+	q = queue_get(core, dest, vmta_get(core, (struct str){queue.p + slash, queue.n - slash}));
+	worker_get(core, worker);
+	c = conn_new(core, id, worker, q, d, source, host, address, port);
+	c->adopted = true;
+	if (ready)
+		set_state(core, c, CONN_READY);
+	if (id >= core->next_id)
+		core->next_id = id + 1;
+	conn_settle(core, c);
+}
+
+static bool among(const uint16_t *rcpts, size_t n, uint16_t rcpt)
+{
+	for (size_t i = 0; i < n; i++)
+		if (rcpts[i] == rcpt)
+			return true;
+	return false;
+}
+
+int core_have_job(struct core *core, uint64_t conn, uint64_t transaction, uint64_t id,
+    const uint16_t *rcpts, size_t n, int64_t now_ms)
+{
+	struct conn *c = conn_find(core, conn);
+	struct tx *tx;
+
+	core_clock(core, now_ms);
+	if (transaction >= core->next_id)
+		core->next_id = transaction + 1;
+	if (!c || c->tx_count >= CORE_DEPTH || tx_find(core, transaction))
+		return -ENOENT;
+	tx = tx_new(core, transaction, c, id);
+	for (job_ref ref = job_find(core, id); ref; ref = core_at(core, ref)->sibling_next) {
+		struct job *j = core_at(core, ref);
+
+		if (!among(rcpts, n, (uint16_t)j->rcpt) || j->state == JOB_IN_FLIGHT ||
+		    j->state == JOB_ENDED)
+			continue;
+		outcome_loosen(core, ref);
+		j->flags &= (uint8_t)~JOB_IN_DOUBT;
+		job_state(core, ref, JOB_IN_FLIGHT);
+		tx_put(tx, ref);
+	}
+	conn_settle(core, c);
+	return tx->n == n ? 0 : -ENOENT;
+}
+
+/* An inherited connection that has nothing to do goes at once. */
+void conn_start(struct core *core)
+{
+	struct node **all = table_list(&core->conns);
+
+	for (size_t i = 0; all[i]; i++)
+		conn_settle(core, OWNER(all[i], struct conn, node));
+	free(all);
+}
+
+void core_conn_ready(
+    struct core *core, uint64_t id, uint32_t rcpt_max, uint32_t mail_max, int64_t now_ms)
+{
+	struct conn *c = conn_find(core, id);
+
+	core_clock(core, now_ms);
+	if (!c)
+		return;
+	c->rcpt_max = rcpt_max;
+	c->mail_max = mail_max;
+	if (c->state == CONN_OPENING)
+		set_state(core, c, CONN_READY);
+	grant_opened(core, c);
+	conn_settle(core, c);
+}
+
+void core_conn_closed(
+    struct core *core, uint64_t id, const struct core_failure *failure, int64_t now_ms)
+{
+	struct conn *c = conn_find(core, id);
+
+	core_clock(core, now_ms);
+	if (!c)
+		return;
+	unlist(core, c);
+	set_state(core, c, CONN_CLOSING);
+	while (c->tx_count) /* the last first: each goes to the front of its lane */
+		outcome_unsent(core, c->tx[c->tx_count - 1], c->answered > 0);
+	grant_opened(core, c);
+	grant_failed(core, c, failure);
+	conn_free(core, c);
+}

@@ -1,0 +1,520 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * When to open one more connection, and where to: one source, one MX host, one address.
+ *
+ * A round tries the addresses of the best preference, at random among equals, then the next ones.
+ * An address that failed is passed over for a step of retry-after; when all have failed and no
+ * connection is open, the round is over: the queue is held for the step of its consecutive failed
+ * rounds, and the next round starts from the best again. While other addresses work, a dead one is
+ * probed by one connection at a time. Where domains of a site differ in their worse hosts
+ * (`mixed`), there is no hold for all: the jobs of the domain that has nowhere to go wait until one
+ * of its addresses may be tried.
+ *
+ * Queues that may open one but find total-max-smtp-out in the way wait in two lines, first those
+ * without any connection; who gets one goes to the end. Bound: each connection of a queue that has
+ * several ends within CORE_ROOM_SLICE transactions more while a queue without any waits (within
+ * four times that if it is its queue's only one), so the n-th in line waits for n such ends at
+ * most.
+ */
+#include "qmgr/core/internal.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- addresses that fail ---- */
+
+static struct target *target_find(
+    const struct queue *q, const struct route_address *a, uint16_t port)
+{
+	for (uint32_t i = 0; i < q->target_count; i++) {
+		struct target *t = &q->targets[i];
+
+		if (t->port == port && t->address.family == a->family &&
+		    memcmp(t->address.bytes, a->bytes, sizeof(a->bytes)) == 0)
+			return t;
+	}
+	return NULL;
+}
+
+static struct target *target_get(struct queue *q, const struct route_address *a, uint16_t port)
+{
+	struct target *t = target_find(q, a, port);
+
+	if (t)
+		return t;
+	if (q->target_count < CORE_TARGETS) {
+		if ((q->target_count & (q->target_count - 1)) == 0) {
+			size_t cap = q->target_count ? 2 * (size_t)q->target_count : 1;
+
+			q->targets = xrealloc(q->targets, cap * sizeof(*q->targets));
+		}
+		t = &q->targets[q->target_count++];
+	} else { /* forget the one that may be tried again first */
+		t = &q->targets[0];
+		for (uint32_t i = 1; i < q->target_count; i++)
+			if (q->targets[i].until_ms < t->until_ms)
+				t = &q->targets[i];
+	}
+	*t = (struct target){.address = *a, .port = port};
+	return t;
+}
+
+static void target_remove(struct queue *q, struct target *t)
+{
+	*t = q->targets[--q->target_count];
+	if (q->target_count == 0) {
+		free(q->targets);
+		q->targets = NULL;
+	} else if ((q->target_count & (q->target_count - 1)) == 0) {
+		q->targets = xrealloc(q->targets, q->target_count * sizeof(*q->targets));
+	}
+}
+
+static void set_ceiling(struct queue *q, uint32_t ceiling)
+{
+	q->ceiling = ceiling;
+	q->limit.max = ceiling < q->v.max_smtp_out ? ceiling : q->v.max_smtp_out;
+}
+
+static void target_failed(struct core *core, struct conn *c)
+{
+	struct queue *q = c->queue;
+	struct target *t = target_get(q, &c->address, c->port);
+	int64_t step = value_step(q->v.retry, q->v.retry_count, ++t->failures);
+	uint32_t others = q->limit.used - q->closing;
+
+	if (!q->dest->mixed && step > CORE_HOST_SKIP_MAX)
+		step = CORE_HOST_SKIP_MAX;
+	t->until_ms = core->now + core_jitter(core, step);
+	q->tries++;
+	set_ceiling(q, others > CORE_START_CONNS ? others : CORE_START_CONNS);
+}
+
+void grant_opened(struct core *core, struct conn *c)
+{
+	struct target *t = c->probe ? target_find(c->queue, &c->address, c->port) : NULL;
+
+	(void)core;
+	c->probe = false;
+	if (t && t->opening)
+		t->opening--;
+}
+
+void grant_works(struct core *core, struct conn *c)
+{
+	struct queue *q = c->queue;
+	struct target *t = target_find(q, &c->address, c->port);
+
+	if (t)
+		target_remove(q, t);
+	q->failures = q->tries = 0;
+	q->hold_ms = 0;
+	if (q->ceiling < q->v.max_smtp_out)
+		set_ceiling(q, q->ceiling + 1);
+	queue_dirty(core, q);
+}
+
+void grant_failed(struct core *core, struct conn *c, const struct core_failure *f)
+{
+	struct queue *q = c->queue;
+
+	if (f->cause == CONN_DONE || c->adopted)
+		return;
+	if (f->text.n)
+		queue_error(core, q, f->text);
+	/* It has served, or was closed by the peer while it had nothing to do: no failure. */
+	if (c->answered || (f->was_ready && c->sent == 0))
+		return;
+	if (f->cause == CONN_LOCAL && c->path->source->n)
+		c->path->blocked_ms = core->now + CORE_LOCAL_HOLD;
+	else if (f->cause == CONN_TLS && c->tls != TLS_OFF)
+		grant_tls_broken(core, c->host);
+	else
+		target_failed(core, c);
+}
+
+/* ---- hosts with broken TLS ---- */
+
+static struct tls_broken *tls_find(const struct core *core, const struct name *host)
+{
+	uint64_t hash = hash_mix(core->seed, (uintptr_t)host);
+
+	for (struct node *i = table_first(&core->tls, hash); i; i = table_next(i))
+		if (OWNER(i, struct tls_broken, node)->host == host)
+			return OWNER(i, struct tls_broken, node);
+	return NULL;
+}
+
+static void tls_free(struct core *core, struct tls_broken *t)
+{
+	table_remove(&core->tls, &t->node);
+	link_remove(&t->in_age);
+	name_drop(core, t->host);
+	free(t);
+}
+
+void grant_tls_forget(struct core *core, bool all)
+{
+	while (!link_alone(&core->tls_age)) {
+		struct tls_broken *t = OWNER(core->tls_age.next, struct tls_broken, in_age);
+
+		if (!all && t->until_ms > core->now && core->tls.count <= CORE_TLS_MEMORY)
+			return;
+		tls_free(core, t);
+	}
+}
+
+void grant_tls_broken(struct core *core, struct name *host)
+{
+	struct tls_broken *t = tls_find(core, host);
+
+	if (!t) {
+		t = xcalloc(1, sizeof(*t));
+		t->host = name_keep(host);
+		table_add(&core->tls, &t->node, hash_mix(core->seed, (uintptr_t)host));
+	}
+	t->until_ms = core->now + CORE_TLS_FORGET;
+	link_append(&core->tls_age, &t->in_age);
+	grant_tls_forget(core, false);
+}
+
+static enum tls_policy tls_for(
+    const struct core *core, const struct queue *q, const struct name *host)
+{
+	const struct tls_broken *t = tls_find(core, host);
+
+	if (!q->v.starttls || (t && t->until_ms > core->now))
+		return TLS_OFF;
+	return TLS_OPPORTUNISTIC;
+}
+
+/* ---- the choice of source, host and address ---- */
+
+static bool source_usable(struct core *core, struct queue *q, const struct source *s, int family)
+{
+	struct path *p = dest_path_find(q->dest, s->address);
+
+	return s->family == family &&
+	       (!p || (p->blocked_ms <= core->now && conn_admit(core, q, p) == LIMIT_KINDS));
+}
+
+static struct source *source_next(struct core *core, struct queue *q, int family, bool take)
+{
+	struct vmta *v = vmta_acting(core, q->vmta);
+
+	for (size_t i = 0; i < v->source_count; i++) {
+		size_t k = (v->turn + i) % v->source_count;
+
+		if (!source_usable(core, q, &v->sources[k], family))
+			continue;
+		if (take)
+			v->turn = (k + 1) % v->source_count;
+		return &v->sources[k];
+	}
+	return NULL;
+}
+
+enum { FAMILY_4 = 1, FAMILY_6 = 2, FAMILY_ANY = 4 }; /* ANY: no source, the kernel chooses */
+
+static int families(struct core *core, struct queue *q)
+{
+	if (vmta_acting(core, q->vmta)->source_count == 0)
+		return FAMILY_ANY;
+	return (source_next(core, q, 4, false) ? FAMILY_4 : 0) |
+	       (source_next(core, q, 6, false) ? FAMILY_6 : 0);
+}
+
+struct choice {
+	const struct route_entry *host;
+	const struct route_address *address;
+	bool busy; /* one that may be tried is being probed already */
+};
+
+static bool has_family(const struct route_entry *e, int family)
+{
+	for (int i = 0; i < e->address_count; i++)
+		if (e->address[i].family == family)
+			return true;
+	return false;
+}
+
+static bool allowed(const struct route_entry *e, int mask, int family)
+{
+	if (mask & FAMILY_ANY)
+		return family == 4 || !has_family(e, 4);
+	return mask & (family == 4 ? FAMILY_4 : FAMILY_6);
+}
+
+/* One of the host's addresses that may be tried, at random, or NULL. */
+static const struct route_address *pick_address(struct core *core, const struct queue *q,
+    const struct route_entry *e, int family, struct choice *choice)
+{
+	const struct route_address *found = NULL;
+	uint32_t n = 0;
+
+	for (int i = 0; i < e->address_count; i++) {
+		const struct target *t = target_find(q, &e->address[i], e->port);
+
+		if (e->address[i].family != family || (t && t->until_ms > core->now))
+			continue;
+		if (t && t->opening)
+			choice->busy = true;
+		else if (core_random(core) % ++n == 0)
+			found = &e->address[i];
+	}
+	return found;
+}
+
+static bool pick_host(struct core *core, const struct queue *q, const struct route_entry *from,
+    const struct route_entry *end, int mask, int family, struct choice *choice)
+{
+	uint32_t n = 0;
+
+	for (const struct route_entry *e = from; e < end; e++) {
+		const struct route_address *a =
+		    allowed(e, mask, family) ? pick_address(core, q, e, family, choice) : NULL;
+
+		if (!a || core_random(core) % ++n != 0)
+			continue;
+		choice->host = e;
+		choice->address = a;
+	}
+	return n > 0;
+}
+
+/* Best preference first; IPv4 before IPv6 within one. */
+static bool pick(struct core *core, const struct queue *q, const struct domain *d, int mask,
+    struct choice *choice)
+{
+	const struct route_entry *e = d->route->host, *all = e + d->route->host_count, *end;
+
+	*choice = (struct choice){0};
+	if (q->tries >= CORE_ROUND_TRIES && !q->dest->mixed)
+		return false;
+	for (; e < all; e = end) {
+		for (end = e + 1; end < all && end->preference == e->preference; end++)
+			;
+		if (pick_host(core, q, e, end, mask, 4, choice) ||
+		    pick_host(core, q, e, end, mask, 6, choice))
+			return true;
+	}
+	return false;
+}
+
+/* ---- nowhere to go ---- */
+
+static int64_t first_until(const struct queue *q, const struct domain *d, int64_t now)
+{
+	int64_t first = NEVER;
+
+	for (uint32_t i = 0; i < d->route->host_count; i++) {
+		const struct route_entry *e = &d->route->host[i];
+
+		for (int k = 0; k < e->address_count; k++) {
+			const struct target *t = target_find(q, &e->address[k], e->port);
+
+			if (t && t->until_ms > now && t->until_ms < first)
+				first = t->until_ms;
+		}
+	}
+	return first;
+}
+
+static void end_round(struct core *core, struct queue *q)
+{
+	int64_t step = value_step(q->v.retry, q->v.retry_count, ++q->failures);
+
+	for (uint32_t i = 0; i < q->target_count; i++)
+		q->targets[i].until_ms = 0;
+	q->tries = 0;
+	set_ceiling(q, CORE_START_CONNS);
+	queue_hold(core, q, core->now + core_jitter(core, step));
+}
+
+static void job_aside(struct core *core, struct queue *q, job_ref ref, int64_t until)
+{
+	struct job *j = core_at(core, ref);
+
+	if (until == NEVER)
+		until = core->now + core_jitter(core, value_step(q->v.retry, q->v.retry_count, 1));
+	lane_take(core, ref);
+	j->due_ms = (uint64_t)until & ((UINT64_C(1) << 44) - 1);
+	outcome_wait(core, ref);
+	queue_dirty(core, q);
+}
+
+static void nowhere(struct core *core, struct queue *q, job_ref ref, int mask, bool busy)
+{
+	struct domain *d = core->domain_at[core_at(core, ref)->domain];
+	int64_t until = first_until(q, d, core->now);
+
+	if (mask == 0) { /* no source is usable now */
+		queue_hold(core, q, core->now + CORE_LOCAL_HOLD);
+		return;
+	}
+	if (busy)
+		return; /* the probe's end wakes us */
+	if (until == NEVER && q->tries == 0)
+		queue_error(core, q, STR("no address of the family of the virtual MTA's sources"));
+	if (q->dest->mixed)
+		job_aside(core, q, ref, until);
+	else if (q->limit.used > q->closing && until != NEVER)
+		queue_wake_at(core, q, until);
+	else if (q->limit.used == q->closing)
+		end_round(core, q);
+}
+
+/* ---- waiting for room ---- */
+
+static struct queue *first_waiter(const struct core *core)
+{
+	if (!link_alone(&core->starved))
+		return OWNER(core->starved.next, struct queue, in_waiters);
+	if (!link_alone(&core->waiters))
+		return OWNER(core->waiters.next, struct queue, in_waiters);
+	return NULL;
+}
+
+static void unwait(struct core *core, struct queue *q)
+{
+	if (link_alone(&q->in_waiters))
+		return;
+	link_remove(&q->in_waiters);
+	core->starved_count -= q->starved;
+	core->waiter_count -= !q->starved;
+}
+
+static void wait_for_room(struct core *core, struct queue *q)
+{
+	bool starved = q->limit.used == 0;
+
+	if (!link_alone(&q->in_waiters) && q->starved == starved)
+		return;
+	unwait(core, q);
+	q->starved = starved;
+	core->starved_count += starved;
+	core->waiter_count += !starved;
+	link_append(starved ? &core->starved : &core->waiters, &q->in_waiters);
+	conn_room(core);
+}
+
+void grant_wake(struct core *core)
+{
+	struct queue *q = first_waiter(core);
+
+	if (q && core->total.used < core->total.max)
+		queue_dirty(core, q);
+}
+
+void grant_unwait(struct core *core, struct queue *q)
+{
+	unwait(core, q);
+	grant_wake(core);
+}
+
+static unsigned choose_worker(const struct core *core)
+{
+	unsigned best = CORE_WORKERS;
+
+	for (unsigned i = 0; i < core->worker_count; i++)
+		if (core->workers[i]->up &&
+		    (best == CORE_WORKERS || core->workers[i]->conns < core->workers[best]->conns))
+			best = i;
+	return best;
+}
+
+/* ---- the grant ---- */
+
+static void fill(
+    struct core *core, const struct conn *c, const struct source *s, struct core_decision *out)
+{
+	const struct queue *q = c->queue;
+	const struct values *v = &q->v;
+
+	*out = (struct core_decision){.kind = DECIDE_GRANT, .worker = c->worker, .conn = c->id};
+	out->domain = name_str(c->domain->name);
+	out->grant = (struct core_grant){
+	    .queue = str_of(q->name),
+	    .domain = out->domain,
+	    .source = name_str(c->path->source),
+	    .ehlo = name_str(s ? s->ehlo : core->host_name),
+	    .host = name_str(c->host),
+	    .address = c->address,
+	    .port = c->port,
+	    .tls = c->tls,
+	    .ignore_8bitmime = v->ignore_8bitmime,
+	    .connect_timeout_ms = (uint32_t)v->connect_ms,
+	    .greeting_timeout_ms = (uint32_t)v->greeting_ms,
+	    .command_timeout_ms = (uint32_t)v->command_ms,
+	    .data_timeout_ms = (uint32_t)v->data_ms,
+	    .dot_timeout_ms = (uint32_t)v->dot_ms,
+	    .idle_timeout_ms = (uint32_t)(v->idle_ms + MINUTE), /* a net below our own timer */
+	};
+}
+
+static void grant(struct core *core, struct queue *q, struct domain *d, const struct choice *choice,
+    unsigned worker, struct core_decision *out)
+{
+	struct source *s = source_next(core, q, choice->address->family, true);
+	struct target *t = target_find(q, choice->address, choice->host->port);
+	struct conn *c =
+	    conn_new(core, core->next_id++, worker, q, d, s ? name_str(s->address) : STR(""),
+		name_str(choice->host->name), choice->address, choice->host->port);
+
+	c->general = domain_best(d, c->host);
+	c->tls = tls_for(core, q, c->host);
+	if (t) {
+		t->opening++;
+		c->probe = true;
+	}
+	fill(core, c, s, out);
+}
+
+/* May it open one more now? Waits in line if only room is missing. */
+static bool may_open(struct core *core, struct queue *q, unsigned *worker)
+{
+	struct queue *first;
+	int binding = conn_admit(core, q, NULL);
+
+	if (q->limit.used >= q->limit.max)
+		return false;
+	*worker = choose_worker(core);
+	first = first_waiter(core);
+	if (binding == LIMIT_KINDS && *worker != CORE_WORKERS && (!first || first == q))
+		return true;
+	wait_for_room(core, q);
+	if (first && first != q)
+		grant_wake(core);
+	return false;
+}
+
+bool grant_next(struct core *core, struct queue *q, struct core_decision *out)
+{
+	unsigned budget = CORE_LOOK, worker = 0;
+	struct choice choice;
+	job_ref ref;
+	int mask;
+
+	if (q->n[JOB_READY] > q->opening && q->hold_ms <= core->now && q->routed &&
+	    (ref = send_vet(core, q, &budget))) {
+		struct domain *d = core->domain_at[core_at(core, ref)->domain];
+
+		if (!may_open(core, q, &worker)) {
+			if (q->limit.used >= q->limit.max)
+				grant_unwait(core, q);
+			return false;
+		}
+		q->hold_ms = 0;
+		mask = families(core, q);
+		if (pick(core, q, d, mask, &choice)) {
+			unwait(core, q);
+			grant(core, q, d, &choice, worker, out);
+			grant_wake(core);
+			return true;
+		}
+		nowhere(core, q, ref, mask, choice.busy);
+	}
+	if (budget == 0)
+		queue_dirty(core, q);
+	grant_unwait(core, q);
+	return false;
+}

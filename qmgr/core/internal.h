@@ -1,0 +1,504 @@
+/* SPDX-License-Identifier: ISC */
+#pragma once
+/*
+ * The core's own structures. Nobody outside qmgr/core includes this but the core's unit tests.
+ *
+ *   domain ── route ──▶ destination ──▶ queue (destination × virtual MTA)
+ *                            │             ├─ share (a tenant's part) ── lane (…/campaign) ── jobs
+ *                            └─ path ◀─────┴─ connections ── transactions ── jobs
+ *
+ * A job is in exactly one place: a lane's list (READY), a slot of the due wheel (WAITING), a
+ * transaction (IN_FLIGHT), the list of doubt, set aside, or ended and about to be freed.
+ */
+#include "common/check.h"
+#include "common/wheel.h"
+#include "qmgr/core/core.h"
+#include "qmgr/core/table.h"
+
+#define SECOND INT64_C(1000)
+#define MINUTE (60 * SECOND)
+#define HOUR (60 * MINUTE)
+#define DAY (24 * HOUR)
+#define NEVER INT64_MAX
+
+/* Bounds and constants, each with what it stops. */
+enum {
+	CORE_START_CONNS = 2,  /* a queue's connections before its first accepted transaction */
+	CORE_DEPTH = 2,	       /* transactions outstanding on a connection: one works, one waits */
+	CORE_TX_RCPTS = 1000,  /* recipients of a transaction, whatever the configuration says */
+	CORE_RETRIES = 3,      /* RETRY_NOW in a row before it counts as an attempt */
+	CORE_TARGETS = 1024,   /* addresses of a queue whose failures are remembered */
+	CORE_ROUND_TRIES = 64, /* failed connections of a round, however many addresses there are */
+	CORE_TLS_MEMORY = 4096, /* hosts whose TLS is known to be broken */
+	CORE_WORKERS = 1024,	/* instances of smtp-out */
+	CORE_RESOLVES = 1000,	/* questions out at the resolver at once */
+	CORE_ROOM_SLICE = 10,	/* transactions of a connection while another queue waits for one */
+	CORE_LOOK = 64,		/* jobs looked at for one decision */
+	CORE_SLICE = 2000,	/* jobs handled by one core_tick(): about a millisecond */
+	CORE_TEXT_MAX = 300,	/* of a queue's last error */
+	CORE_UNCERTAIN_EVERY =
+	    8, /* of a lane's transactions one may be uncertain mail, others waiting */
+};
+#define CORE_LINGER (10 * MINUTE) /* an idle queue, lane or domain is kept that long */
+#define CORE_CLOCK_LINGER HOUR	  /* and a queue with a running failure clock that much longer */
+#define CORE_HOST_SKIP_MAX                                                                         \
+	(15 * MINUTE) /* a dead MX is probed that often while others of it work */
+#define CORE_TLS_FORGET (3 * DAY)
+#define CORE_LOCAL_HOLD (30 * SECOND)	   /* a source address that cannot be bound */
+#define CORE_RESOLVE_TIMEOUT (90 * SECOND) /* the resolver always answers; this is if it died */
+#define CORE_ROUTE_STALE DAY /* an old route serves that long while a new one cannot be had */
+#define CORE_ROUTE_LEAST (5 * SECOND) /* route lifetimes: floor and ceiling */
+#define CORE_ROUTE_MOST DAY
+#define CORE_DELAY_ASKED (4 * HOUR) /* NOTIFY=DELAY without notify-of-delay-every */
+
+/* ---- names ---- */
+struct name { /* interned text with a count of references */
+	struct node node;
+	uint32_t refs;
+	uint16_t n;
+	char p[];
+};
+static inline struct str name_str(const struct name *n)
+{
+	return n ? (struct str){n->p, n->n} : STR("");
+}
+struct name *name_get(struct core *core, struct str text); /* one more reference */
+struct name *name_keep(struct name *n);
+void name_drop(struct core *core, struct name *n);
+
+/* ---- jobs ---- */
+enum {		       /* further states of a job, inside only */
+	JOB_ENDED = 6, /* its final decision is on the way out */
+	JOB_DOUBT = 7, /* in doubt until core_start() */
+};
+struct job {
+	uint64_t id;
+	uint64_t segment : 40, rcpt : 16, flags : 8;
+	uint64_t offset : 40, attempts : 16, notices : 8; /* notices: delay reports so far */
+	uint64_t arrived_ms : 44, bytes_low : 20;
+	uint64_t due_ms : 44, bytes_high : 12, state : 3, retries : 2;
+	uint64_t
+	    head : 1; /* first of its message in the index: sibling_prev is the bucket's next */
+	uint64_t doomed : 1;		     /* deleted while in flight */
+	uint64_t last : 1;		     /* stands in the lane's list of uncertain mail */
+	uint32_t lane, domain;		     /* index of lane and domain */
+	uint32_t next, prev;		     /* in its list; job_ref or LIST_END | list */
+	uint32_t sibling_next, sibling_prev; /* jobs of the same message */
+};
+_Static_assert(sizeof(struct job) == 64, "a job is 64 bytes");
+
+#define LIST_END 0x80000000u /* marks a list's number among the links of jobs */
+struct job_list {
+	job_ref head, tail;
+};
+enum { /* numbers of lists: slots of the due wheel, the list of doubt, then two for each lane */
+	DUE_LEVELS = 3,
+	DUE_SLOTS = 512, /* two turns of the next level, see due.c */
+	LIST_DOUBT = DUE_LEVELS * DUE_SLOTS,
+	LIST_LANES,
+	JOB_SLAB = 4096,
+	INDEX_SEGMENT = 16384,
+};
+struct job_store {
+	struct job **slabs;	   /* owned */
+	uint32_t slab_count, used; /* references below `used` have been handed out once */
+	job_ref free;		   /* chain through next */
+	uint64_t live;		   /* jobs that are not free */
+	uint32_t **index;	   /* owned; buckets of the message index */
+	uint32_t index_segments, base, split;
+	uint64_t messages;
+};
+struct due {
+	struct job_list slot[DUE_LEVELS * DUE_SLOTS + 1]; /* and the list of doubt */
+	uint64_t bits[DUE_SLOTS / 64];			  /* of level 0: slots that may hold jobs */
+	int64_t tick;					  /* the next second to handle */
+};
+static inline struct job *job_at(const struct job_store *s, job_ref ref)
+{
+	return &s->slabs[ref / JOB_SLAB][ref % JOB_SLAB];
+}
+static inline uint32_t job_bytes(const struct job *j)
+{
+	return (uint32_t)(j->bytes_low | (uint64_t)j->bytes_high << 20);
+}
+struct job *job_valid(const struct core *core, job_ref ref); /* NULL: no live job */
+job_ref job_new(struct core *core);
+void job_free(struct core *core, job_ref ref);
+void job_store_init(struct job_store *s);
+void job_store_fini(struct job_store *s);
+uint64_t job_store_bytes(const struct job_store *s);
+void job_index(struct core *core, job_ref ref); /* by its id; done by job_free() backwards */
+job_ref job_find(const struct core *core, uint64_t id);
+void job_append(struct core *core, uint32_t list, job_ref ref);
+void job_prepend(struct core *core, uint32_t list, job_ref ref);
+void job_unlink(struct core *core, job_ref ref);
+void job_state(struct core *core, job_ref ref, unsigned state); /* keeps all counters right */
+
+void due_init(struct due *due, int64_t now_ms);
+void due_add(struct core *core, job_ref ref);
+bool due_advance(struct core *core, unsigned *budget); /* true: there is more to do now */
+int64_t due_next_ms(const struct core *core);
+
+/* ---- limits ---- */
+/* Every limit is a counter of this shape and is asked in limit_admit() only. */
+enum limit_kind { LIMIT_TOTAL, LIMIT_QUEUE, LIMIT_PATH, LIMIT_KINDS };
+struct limit {
+	uint32_t used, max;
+};
+/* What a connection of this queue from this path would count against. */
+struct limit_set {
+	struct limit *of[LIMIT_KINDS]; /* NULL: does not apply */
+};
+int limit_admit(const struct limit_set *set); /* LIMIT_KINDS, or the kind that says no */
+void limit_take(struct limit_set *set);
+void limit_give(struct limit_set *set);
+
+/* ---- configuration ---- */
+struct values { /* of a queue; lists point into core->conf */
+	uint32_t max_smtp_out, max_msg, max_rcpt;
+	int64_t idle_ms, bounce_ms, retry_rcpt_ms;
+	int64_t notify_ms; /* -1: never */
+	int64_t connect_ms, greeting_ms, command_ms, data_ms, dot_ms;
+	const int64_t *retry, *retry_dns;
+	size_t retry_count, retry_dns_count;
+	bool ignore_8bitmime, starttls;
+};
+struct source {
+	struct name *address, *ehlo;
+	uint8_t family; /* 4 or 6 */
+};
+struct vmta {
+	struct node node;
+	struct name *name;
+	const struct conf_node *conf; /* NULL: not configured (any more) */
+	struct source *sources;	      /* owned */
+	size_t source_count, turn;
+	uint32_t queues;
+};
+struct vmta *vmta_get(struct core *core, struct str name);
+void vmta_drop(struct core *core, struct vmta *v); /* frees it when nobody needs it */
+/* Whose sources and settings serve: its own, or the default's when it is not configured (any more).
+ */
+struct vmta *vmta_acting(const struct core *core, struct vmta *v);
+void value_resolve(
+    const struct core *core, struct str destination, struct vmta *vmta, struct values *v);
+bool value_literal(const struct core *core, struct str domain); /* `domains` names it */
+void value_configure(struct core *core, struct conf *conf);	/* takes it */
+void value_fini(struct core *core);
+int64_t value_step(const int64_t *list, size_t n, uint32_t failures); /* failures counts from 1 */
+
+/* ---- timers ---- */
+enum timer_kind { TIMER_WAKE, TIMER_SWEEP, TIMER_IDLE_QUEUE, TIMER_CONN, TIMER_DOMAIN };
+struct timer {
+	struct wheel_node node;
+	enum timer_kind kind;
+};
+
+/* ---- places ---- */
+struct route_entry {
+	struct name *name;
+	uint16_t preference, port;
+	uint8_t address_count;
+	struct route_address *address; /* inside the route's block */
+};
+struct route {
+	uint32_t host_count, best_count; /* the first best_count have the best preference */
+	uint64_t best_hash, list_hash;
+	struct route_entry host[];
+};
+struct domain {
+	struct node node;
+	struct name *name;
+	uint32_t index;
+	uint32_t jobs, conns;
+	bool literal, asking, queued; /* asking: at the resolver; queued: in resolve_fifo */
+	bool answered;		      /* class says something */
+	enum route_class class;
+	uint32_t dns_failures;
+	int64_t expires_ms, stale_ms; /* of the answer; of the route */
+	int64_t ask_ms;		      /* not before */
+	struct route *route;	      /* owned; NULL: none */
+	char *text;		      /* owned; of a failure */
+	struct dest *own, *site;      /* own: its own destination, while it has queues */
+	struct link fifo;
+	struct timer timer;
+};
+struct dest {
+	struct node node;
+	struct name *name;
+	struct domain *own;	       /* NULL: a site */
+	uint32_t domains;	       /* whose site this is */
+	uint64_t best_hash, list_hash; /* 0: not known yet */
+	bool mixed;		       /* its domains differ in their worse hosts */
+	struct link queues, paths;
+};
+struct path { /* destination × source address */
+	struct link in_dest;
+	struct name *source;
+	struct limit conns;
+	int64_t blocked_ms; /* a local failure: not before */
+};
+struct lane {
+	struct node node;
+	uint32_t index;
+	struct share *share;
+	struct name *campaign;
+	struct job_list list[2]; /* ready; ready but uncertain */
+	uint32_t jobs;		 /* in any state */
+	uint32_t weight, credit;
+	uint8_t since_last;		/* transactions since uncertain mail had one */
+	struct link in_queue, in_share; /* in_share: only with ready jobs */
+	int64_t empty_ms;
+};
+struct share { /* a tenant's part of a queue */
+	struct queue *queue;
+	struct name *tenant;
+	uint32_t lanes, weight, credit;
+	struct link active; /* lanes with ready jobs, the one whose turn it is first */
+	struct link in_active, in_queue;
+};
+struct target { /* an address that failed */
+	struct route_address address;
+	uint16_t port;
+	uint16_t opening;  /* connections being opened to it */
+	uint32_t failures; /* consecutive */
+	int64_t until_ms;  /* not before; 0: a new round */
+};
+struct queue {
+	struct node node;
+	uint32_t slot;
+	char *name; /* owned: DESTINATION/VMTA */
+	struct dest *dest;
+	struct vmta *vmta;
+	struct values v;
+	struct link in_dest, in_dirty, in_waiters, in_sweeping;
+	bool starved;			   /* which of the two lists in_waiters is in */
+	struct link lanes, shares, active; /* active: shares with ready jobs, in turn */
+	uint64_t n[8];			   /* jobs by state */
+	uint64_t delivered, deferred, bounced;
+	bool routed; /* cached dest_routed() */
+	/* connections */
+	struct link conns, idle, half; /* idle: nothing outstanding; half: room for one more */
+	struct limit limit;
+	uint32_t ceiling, opening, closing;
+	uint32_t tries; /* failed connections since the round began */
+	/* the clock of connection failures */
+	uint32_t failures;
+	int64_t hold_ms;	/* 0: not held */
+	struct target *targets; /* owned */
+	uint32_t target_count;
+	char *error; /* owned */
+	int64_t error_ms;
+	/* sweep of ready jobs for age and for moves */
+	int64_t event_ms, swept_ms;
+	struct link *sweep_lane;
+	uint8_t sweep_list;
+	job_ref sweep_job;
+	int64_t next_due_ms, last_due_ms; /* of waiting jobs: the earliest known, the last given */
+	uint64_t flush_seen;
+	bool flush_match;
+	int64_t idle_ms; /* since when nothing happens here */
+	struct timer wake, sweep, idle_timer;
+};
+
+/* ---- connections ---- */
+enum conn_state { CONN_OPENING, CONN_READY, CONN_CLOSING };
+struct conn {
+	struct node node;
+	uint64_t id;
+	unsigned worker;
+	struct queue *queue;
+	struct path *path;
+	struct domain *domain; /* it was opened for */
+	struct name *host;
+	struct route_address address;
+	uint16_t port;
+	enum conn_state state;
+	enum tls_policy tls;
+	bool general; /* its host is among the destination's best: serves every domain there */
+	bool adopted; /* from before our start: how many transactions it had is not known */
+	bool probe;   /* counted in its target's `opening` */
+	uint32_t sent, answered, rcpt_max, mail_max;
+	uint32_t tx_count;
+	struct tx *tx[CORE_DEPTH];
+	struct link in_queue, in_worker, in_ready, in_idle; /* in_ready: queue's idle or half */
+	struct timer timer;
+};
+struct tx {
+	struct node node;
+	uint64_t id, message;
+	struct conn *conn;
+	uint32_t n, left, cap;
+	job_ref *jobs; /* owned; 0: has its result */
+	struct tx *next_free;
+};
+struct worker {
+	bool up;
+	uint32_t conns;
+	struct link list;
+};
+struct tls_broken {
+	struct node node;
+	struct name *host;
+	int64_t until_ms;
+	struct link in_age;
+};
+
+struct pending { /* a decision on its way out */
+	enum core_decision_kind kind;
+	unsigned worker;
+	uint64_t conn;
+	bool hard;
+	job_ref job;
+	enum core_outcome outcome;
+	int result;
+	uint32_t text_at, text_n, status_n; /* in core->text: status, then text */
+	uint8_t report;
+};
+
+struct core {
+	uint64_t seed, random;
+	int64_t now;
+	bool started;
+	struct conf *conf; /* owned */
+	struct name *default_vmta, *host_name;
+	uint16_t default_port;
+	struct table named; /* entries of `domains`, see value.c */
+	struct table names, domains, dests, vmtas, queues, lanes, conns, txs, tls;
+	struct job_store jobs;
+	struct due due;
+	struct wheel *wheel;
+	struct domain **domain_at; /* owned arrays by index, with chains of free places */
+	struct lane **lane_at;
+	struct queue **queue_at;
+	uint32_t domain_count, lane_count, queue_count; /* in use: [1, count] may be NULL */
+	uint32_t *domain_free, *lane_free, *queue_free; /* owned: stacks of free indexes */
+	uint32_t domain_frees, lane_frees, queue_frees;
+	struct limit total;
+	struct link dirty, starved, waiters, sweeping, resolve_fifo, idle, tls_age;
+	/* Queues that wait for a connection: those that have none at all, and those that want more.
+	 */
+	uint32_t starved_count, waiter_count;
+	uint32_t closing, resolving;
+	struct worker **workers; /* owned */
+	unsigned worker_count;
+	uint64_t next_id, flushes;
+	struct tx *tx_free;
+	struct pending *ring; /* owned; power of two */
+	size_t ring_cap, ring_head, ring_count;
+	char *text; /* owned: texts of pending decisions */
+	size_t text_n, text_cap;
+	job_ref ended; /* handed out with its final decision, freed at the next core_next() */
+	uint64_t n[8], unrouted;
+	uint64_t delivered, deferred, bounced;
+	bool more; /* the last tick left work */
+};
+static inline int64_t core_clock(struct core *core, int64_t now_ms) /* time never runs backwards */
+{
+	if (now_ms > core->now)
+		core->now = now_ms;
+	return core->now;
+}
+uint64_t core_random(struct core *core);
+int64_t core_jitter(struct core *core, int64_t ms); /* ms and up to a tenth more */
+static inline struct job *core_at(const struct core *core, job_ref ref)
+{
+	return job_at(&core->jobs, ref);
+}
+void core_push(struct core *core, const struct pending *p, struct str status, struct str text);
+
+struct domain *domain_get(struct core *core, struct str name);
+struct domain *domain_find(const struct core *core, struct str name);
+struct dest *domain_dest(struct core *core, struct domain *d); /* where its mail goes now */
+void domain_want(struct core *core, struct domain *d); /* asks for a route if one is needed */
+void domain_idle(
+    struct core *core, struct domain *d); /* starts the clock after which it is freed */
+bool domain_failed(const struct core *core, const struct domain *d, struct str *status);
+void domain_timer(struct core *core, struct domain *d);
+bool domain_next(struct core *core, struct core_decision *out);
+void domain_moved(struct core *core, struct domain *d, struct dest *from);
+bool domain_best(const struct domain *d, const struct name *host);
+void domain_free(struct core *core, struct domain *d);
+
+/* Of a queue's name: [HOST] is a site, anything else a domain's own. */
+struct dest *dest_named(struct core *core, struct str name);
+struct dest *dest_get(struct core *core, struct str name, struct domain *own);
+/* The site of that route; `from` is the asking domain's site until now, or NULL. */
+struct dest *dest_for_route(struct core *core, const struct route *route, const struct dest *from);
+void dest_drop(struct core *core, struct dest *dest); /* frees it when nobody needs it */
+bool dest_routed(const struct dest *dest);
+struct path *dest_path(struct core *core, struct dest *dest, struct str source);
+void dest_path_drop(struct core *core, struct path *p); /* if it is of no more use */
+struct path *dest_path_find(const struct dest *dest, const struct name *source);
+
+struct queue *queue_get(struct core *core, struct dest *dest, struct vmta *vmta);
+void queue_dirty(struct core *core, struct queue *q); /* look at it in core_next() */
+void queue_rerouted(struct core *core, struct queue *q);
+void queue_values(struct core *core, struct queue *q);
+void queue_error(struct core *core, struct queue *q, struct str text);
+void queue_hold(struct core *core, struct queue *q, int64_t until_ms);
+void queue_wake_at(struct core *core, struct queue *q, int64_t at_ms);
+void queue_unhold(struct core *core, struct queue *q); /* forgets the clock */
+void queue_idle(struct core *core, struct queue *q);   /* maybe nothing is left here */
+void queue_on_idle(struct core *core, struct queue *q);
+void queue_free(struct core *core, struct queue *q);
+void lane_free(struct core *core, struct lane *lane);
+struct lane *lane_get(
+    struct core *core, struct queue *q, struct name *tenant, struct name *campaign);
+void lane_push(struct core *core, job_ref ref, bool front); /* READY, at its lane */
+void lane_take(struct core *core, job_ref ref);		    /* out of its list; loose */
+struct lane *lane_turn(const struct queue *q);		    /* whose turn it is, or NULL */
+void lane_spend(struct lane *lane, bool last);		    /* it had a transaction */
+job_ref lane_head(const struct lane *lane);
+void lane_move(struct core *core, struct job *j, struct lane *to);
+
+/* ---- sweep.c ---- */
+void sweep_note(struct core *core, struct queue *q, const struct job *j);
+void sweep_now(struct core *core, struct queue *q);
+void sweep_end(struct core *core, struct queue *q); /* stop, before its lanes go */
+bool sweep_run(struct core *core, unsigned *budget);
+
+/* ---- outcome.c ---- */
+enum age { AGE_FINE, AGE_NOTICE, AGE_EXPIRED };
+int64_t outcome_event_ms(const struct core *core, const struct job *j); /* next expiry or notice */
+enum age outcome_age(const struct core *core, const struct job *j);
+bool outcome_aged(struct core *core, job_ref ref); /* ends it or tells the delay; true: ended */
+void outcome_end(struct core *core, job_ref ref, enum core_outcome outcome, int result,
+    struct str status, struct str text, bool report);
+void outcome_place(struct core *core, job_ref ref, bool front); /* a loose job that is due */
+void outcome_wait(struct core *core, job_ref ref);		/* a loose job until due_ms */
+void outcome_loosen(struct core *core, job_ref ref);
+void outcome_set_aside(struct core *core, job_ref ref);
+void outcome_changed(struct core *core, job_ref ref);
+void outcome_unsent(struct core *core, struct tx *tx, bool progress);
+void outcome_uncertain(struct core *core, struct tx *tx);
+bool outcome_moved(struct core *core, job_ref ref); /* moves or ends it if its domain did */
+
+/* ---- conn.c, grant.c, send.c ---- */
+struct conn *conn_find(const struct core *core, uint64_t id);
+struct conn *conn_new(struct core *core, uint64_t id, unsigned worker, struct queue *q,
+    struct domain *d, struct str source, struct str host, const struct route_address *address,
+    uint16_t port);
+void conn_free(struct core *core, struct conn *c);
+void conn_settle(struct core *core, struct conn *c); /* idle, half, or to be closed */
+void conn_close(struct core *core, struct conn *c, bool hard);
+void conn_on_timer(struct core *core, struct conn *c);
+void conn_start(struct core *core);
+int conn_admit(struct core *core, struct queue *q, struct path *path); /* LIMIT_KINDS: yes */
+void conn_room(struct core *core); /* make room for the queues that wait for a connection */
+struct tx *tx_find(const struct core *core, uint64_t id);
+struct tx *tx_new(struct core *core, uint64_t id, struct conn *c, uint64_t message);
+void tx_put(struct tx *tx, job_ref ref);
+void tx_free(struct core *core, struct tx *tx);
+bool grant_next(struct core *core, struct queue *q, struct core_decision *out);
+bool grant_wanted(const struct queue *q);
+void grant_unwait(struct core *core, struct queue *q);
+void grant_failed(struct core *core, struct conn *c, const struct core_failure *failure);
+void grant_works(struct core *core, struct conn *c);  /* it delivered */
+void grant_opened(struct core *core, struct conn *c); /* it opens no longer */
+void grant_wake(struct core *core);		      /* there may be room for waiters */
+void grant_tls_broken(struct core *core, struct name *host);
+void grant_tls_forget(struct core *core, bool all);
+bool send_next(struct core *core, struct queue *q, struct core_decision *out, bool *again);
+job_ref send_vet(
+    struct core *core, struct queue *q, unsigned *budget); /* the next job, fit to go */

@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * Looking at the core, and the operator's hand in it: views, streams in slices, flush, delete,
+ * hold.
+ */
+#include "qmgr/core/internal.h"
+
+/* ---- views ---- */
+
+static uint8_t state_shown(const struct job *j, const struct queue *q)
+{
+	switch (j->state) {
+	case JOB_READY:
+		return q->routed ? JOB_READY : JOB_UNROUTED;
+	case JOB_DOUBT:
+		return JOB_WAITING;
+	case JOB_ENDED:
+		return JOB_FREE;
+	default:
+		return j->state;
+	}
+}
+
+bool core_job(const struct core *core, job_ref ref, struct job_view *v)
+{
+	const struct job *j = job_valid(core, ref);
+	const struct lane *lane;
+
+	if (!j)
+		return false;
+	lane = core->lane_at[j->lane];
+	*v = (struct job_view){.id = j->id,
+	    .segment = j->segment,
+	    .offset = j->offset,
+	    .rcpt = (uint16_t)j->rcpt,
+	    .attempts = (uint16_t)j->attempts,
+	    .flags = (uint8_t)j->flags,
+	    .state = state_shown(j, lane->share->queue),
+	    .arrived_ms = (int64_t)j->arrived_ms,
+	    .due_ms = (int64_t)j->due_ms,
+	    .bytes = job_bytes(j),
+	    .domain = name_str(core->domain_at[j->domain]->name),
+	    .queue = str_of(lane->share->queue->name),
+	    .vmta = name_str(lane->share->queue->vmta->name),
+	    .tenant = name_str(lane->share->tenant),
+	    .campaign = name_str(lane->campaign)};
+	return true;
+}
+
+job_ref core_find(const struct core *core, uint64_t id)
+{
+	return job_find(core, id);
+}
+
+job_ref core_sibling(const struct core *core, job_ref ref)
+{
+	const struct job *j = job_valid(core, ref);
+
+	return j ? j->sibling_next : 0;
+}
+
+static int64_t next_retry(const struct core *core, const struct queue *q)
+{
+	if (q->hold_ms > core->now)
+		return q->hold_ms;
+	if (q->n[JOB_WAITING] == 0)
+		return 0;
+	return q->next_due_ms > core->now ? q->next_due_ms : q->last_due_ms;
+}
+
+static void view_queue(const struct core *core, const struct queue *q, struct queue_view *v)
+{
+	uint32_t lanes = 0;
+
+	for (const struct link *l = q->lanes.next; l != &q->lanes; l = l->next)
+		lanes++;
+	*v = (struct queue_view){.name = str_of(q->name),
+	    .destination = name_str(q->dest->name),
+	    .vmta = name_str(q->vmta->name),
+	    .mode = STR("normal"),
+	    .last_error = str_of(q->error),
+	    .ready = q->routed ? q->n[JOB_READY] : 0,
+	    .unrouted = q->routed ? 0 : q->n[JOB_READY],
+	    .waiting = q->n[JOB_WAITING] + q->n[JOB_DOUBT],
+	    .in_flight = q->n[JOB_IN_FLIGHT],
+	    .held = q->n[JOB_SET_ASIDE],
+	    .connections = q->limit.used,
+	    .connections_max = q->limit.max,
+	    .lanes = lanes,
+	    .delivered = q->delivered,
+	    .deferred = q->deferred,
+	    .bounced = q->bounced,
+	    .next_retry_ms = next_retry(core, q),
+	    .last_error_ms = q->error_ms,
+	    .failures = q->failures};
+	v->recipients = v->ready + v->unrouted + v->waiting + v->in_flight + v->held;
+}
+
+static char lower(char c)
+{
+	return c >= 'A' && c <= 'Z' ? (char)(c + 'a' - 'A') : c;
+}
+
+/* '*' is any text. Iterative, with one step back: O(pattern * text), both are names. */
+static bool glob(struct str pattern, struct str text)
+{
+	size_t p = 0, t = 0, star = SIZE_MAX, from = 0;
+
+	while (t < text.n) {
+		if (p < pattern.n && pattern.p[p] == '*') {
+			star = p++;
+			from = t;
+		} else if (p < pattern.n && lower(pattern.p[p]) == lower(text.p[t])) {
+			p++;
+			t++;
+		} else if (star != SIZE_MAX) {
+			p = star + 1;
+			t = ++from;
+		} else {
+			return false;
+		}
+	}
+	while (p < pattern.n && pattern.p[p] == '*')
+		p++;
+	return p == pattern.n;
+}
+
+/* By its name, its destination, or a domain whose mail goes there. */
+static bool queue_matches(const struct core *core, const struct queue *q, struct str pattern)
+{
+	struct str destination = name_str(q->dest->name);
+
+	return glob(pattern, str_of(q->name)) || glob(pattern, destination) ||
+	       str_eq(core_destination(core, pattern), destination);
+}
+
+size_t core_queues(const struct core *core, struct str pattern, struct core_cursor *cursor,
+    struct queue_view *out, size_t n)
+{
+	size_t found = 0;
+
+	while (found < n && cursor->a < core->queue_count) {
+		const struct queue *q = core->queue_at[++cursor->a];
+
+		if (q && queue_matches(core, q, pattern))
+			view_queue(core, q, &out[found++]);
+	}
+	return found;
+}
+
+size_t core_jobs(const struct core *core, struct core_cursor *cursor, job_ref *out, size_t n,
+    unsigned budget, bool *more)
+{
+	size_t found = 0;
+
+	for (; found < n && budget && cursor->a + 1 < core->jobs.used; budget--) {
+		job_ref ref = (job_ref)++cursor->a;
+		const struct job *j = job_valid(core, ref);
+
+		if (j && j->state != JOB_ENDED)
+			out[found++] = ref;
+	}
+	*more = cursor->a + 1 < core->jobs.used;
+	return found;
+}
+
+void core_totals(const struct core *core, struct core_totals *t)
+{
+	*t = (struct core_totals){.messages = core->jobs.messages,
+	    .queues = core->queues.count,
+	    .lanes = core->lanes.count,
+	    .ready = core->n[JOB_READY] - core->unrouted,
+	    .unrouted = core->unrouted,
+	    .waiting = core->n[JOB_WAITING] + core->n[JOB_DOUBT],
+	    .in_flight = core->n[JOB_IN_FLIGHT],
+	    .held = core->n[JOB_SET_ASIDE],
+	    .connections = core->total.used,
+	    .delivered = core->delivered,
+	    .deferred = core->deferred,
+	    .bounced = core->bounced,
+	    .bytes_of_memory = job_store_bytes(&core->jobs) + sizeof(core->due)};
+	t->recipients = t->ready + t->unrouted + t->waiting + t->in_flight + t->held;
+}
+
+/* ---- steering ---- */
+
+void core_set_flags(struct core *core, job_ref ref, uint8_t set, uint8_t clear)
+{
+	struct job *j = job_valid(core, ref);
+
+	if (j)
+		j->flags = (j->flags & (uint8_t)~clear) | set;
+}
+
+void core_move(struct core *core, job_ref ref, uint64_t segment, uint64_t offset)
+{
+	const uint64_t low40 = (UINT64_C(1) << 40) - 1;
+	struct job *j = job_valid(core, ref);
+
+	if (!j)
+		return;
+	j->segment = segment & low40;
+	j->offset = offset & low40;
+}
+
+void core_delete(struct core *core, job_ref ref, int64_t now_ms)
+{
+	struct job *j = job_valid(core, ref);
+
+	core_clock(core, now_ms);
+	if (!j || j->state == JOB_ENDED)
+		return;
+	if (j->state == JOB_IN_FLIGHT) {
+		j->doomed = 1;
+		return;
+	}
+	outcome_loosen(core, ref);
+	outcome_end(
+	    core, ref, OUTCOME_DELETED, -1, STR("5.0.0"), STR("deleted by the operator"), false);
+}
+
+void core_hold(struct core *core, job_ref ref, int64_t now_ms)
+{
+	struct job *j = job_valid(core, ref);
+
+	core_clock(core, now_ms);
+	if (!j || j->state == JOB_ENDED || (j->flags & JOB_HELD))
+		return;
+	j->flags |= JOB_HELD;
+	if (j->state != JOB_IN_FLIGHT) {
+		outcome_loosen(core, ref);
+		outcome_set_aside(core, ref);
+	}
+	outcome_changed(core, ref);
+}
+
+void core_release(struct core *core, job_ref ref, int64_t now_ms)
+{
+	struct job *j = job_valid(core, ref);
+
+	core_clock(core, now_ms);
+	if (!j || !(j->flags & JOB_HELD))
+		return;
+	j->flags &= (uint8_t)~JOB_HELD;
+	outcome_changed(core, ref);
+	if (j->state != JOB_SET_ASIDE)
+		return;
+	j->due_ms = 0;
+	outcome_loosen(core, ref);
+	outcome_place(core, ref, false);
+}
+
+static void flush_job(struct core *core, job_ref ref, struct queue *q)
+{
+	struct job *j = core_at(core, ref);
+	struct domain *d = core->domain_at[j->domain];
+
+	if (q->failures || q->hold_ms)
+		queue_unhold(core, q);
+	if (!d->route && !d->asking) { /* ask the name servers again, too */
+		d->ask_ms = 0;
+		domain_want(core, d);
+	}
+	if (j->state != JOB_WAITING)
+		return;
+	outcome_loosen(core, ref);
+	j->due_ms = 0;
+	outcome_place(core, ref, false);
+}
+
+bool core_flush(struct core *core, struct str pattern, struct core_cursor *cursor, unsigned budget,
+    int64_t now_ms)
+{
+	core_clock(core, now_ms);
+	if (cursor->b == 0)
+		cursor->b = ++core->flushes;
+	for (; budget && cursor->a + 1 < core->jobs.used; budget--) {
+		job_ref ref = (job_ref)++cursor->a;
+		struct job *j = job_valid(core, ref);
+		struct queue *q;
+
+		if (!j || (j->state != JOB_WAITING && j->state != JOB_READY))
+			continue;
+		q = core->lane_at[j->lane]->share->queue;
+		if (q->flush_seen != cursor->b) {
+			q->flush_seen = cursor->b;
+			q->flush_match = queue_matches(core, q, pattern);
+		}
+		if (q->flush_match ||
+		    str_eq_nocase(pattern, name_str(core->domain_at[j->domain]->name)))
+			flush_job(core, ref, q);
+	}
+	return cursor->a + 1 < core->jobs.used;
+}

@@ -1,0 +1,401 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * What becomes of a job: its results, its next attempt, its age.
+ *
+ * A deferral counts an attempt and waits for the larger of the retry list's step and
+ * retry-recipients-after. What never began (RETRY_NOW) goes back to the front of its lane and
+ * counts nothing, three times in a row at most. The jitter is a hash of message, domain and
+ * attempt: the recipients that went together stay together.
+ *
+ * A job that is older than bounce-after expires wherever it stands, and is told of as delayed once
+ * per notify-of-delay-every, or once after four hours if only the sender asked; null senders never.
+ */
+#include "qmgr/core/internal.h"
+#include <stdio.h>
+#include <stdlib.h>
+
+static struct queue *queue_of(const struct core *core, const struct job *j)
+{
+	return core->lane_at[j->lane]->share->queue;
+}
+
+/* ---- age ---- */
+
+static int64_t notice_ms(const struct queue *q, const struct job *j)
+{
+	int64_t arrived = (int64_t)j->arrived_ms;
+
+	if (j->flags & JOB_NULL_SENDER || j->notices == UINT8_MAX)
+		return NEVER;
+	if (q->v.notify_ms > 0)
+		return arrived + ((int64_t)j->notices + 1) * q->v.notify_ms;
+	if ((j->flags & JOB_DELAY_ASKED) && !(j->flags & JOB_DELAY_TOLD))
+		return arrived + CORE_DELAY_ASKED;
+	return NEVER;
+}
+
+int64_t outcome_event_ms(const struct core *core, const struct job *j)
+{
+	const struct queue *q = queue_of(core, j);
+	int64_t expiry = (int64_t)j->arrived_ms + q->v.bounce_ms, notice = notice_ms(q, j);
+
+	return notice < expiry ? notice : expiry;
+}
+
+enum age outcome_age(const struct core *core, const struct job *j)
+{
+	const struct queue *q = queue_of(core, j);
+
+	if (core->now - (int64_t)j->arrived_ms >= q->v.bounce_ms)
+		return AGE_EXPIRED;
+	return core->now >= notice_ms(q, j) ? AGE_NOTICE : AGE_FINE;
+}
+
+static void tell_delay(struct core *core, job_ref ref)
+{
+	struct job *j = core_at(core, ref);
+	struct queue *q = queue_of(core, j);
+	int64_t k = 1;
+
+	if (q->v.notify_ms > 0)
+		k = (core->now - (int64_t)j->arrived_ms) / q->v.notify_ms;
+	j->notices = k > UINT8_MAX ? UINT8_MAX : (uint8_t)k;
+	j->flags |= JOB_DELAY_TOLD;
+	core_push(core, &(struct pending){.kind = DECIDE_DELAYED, .job = ref, .result = -1},
+	    STR("4.4.1"), str_of(q->error));
+}
+
+static void expire(struct core *core, job_ref ref)
+{
+	const char *why = queue_of(core, core_at(core, ref))->error;
+	char text[CORE_TEXT_MAX + 40];
+	int n = snprintf(text, sizeof(text), "delivery time expired: %s",
+	    why ? why : "no connection was possible in time");
+
+	if (core_at(core, ref)->state == JOB_READY)
+		lane_take(core, ref);
+	outcome_end(core, ref, OUTCOME_EXPIRED, -1, STR("4.4.7"),
+	    (struct str){text, (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1}, true);
+}
+
+bool outcome_aged(struct core *core, job_ref ref)
+{
+	switch (outcome_age(core, core_at(core, ref))) {
+	case AGE_EXPIRED:
+		expire(core, ref);
+		return true;
+	case AGE_NOTICE:
+		tell_delay(core, ref);
+		break;
+	case AGE_FINE:
+		break;
+	}
+	return false;
+}
+
+/* ---- where it goes ---- */
+
+void outcome_end(struct core *core, job_ref ref, enum core_outcome outcome, int result,
+    struct str status, struct str text, bool report)
+{
+	struct job *j = core_at(core, ref);
+	struct queue *q = queue_of(core, j);
+
+	if (outcome == OUTCOME_DELIVERED) {
+		q->delivered++;
+		core->delivered++;
+	} else if (outcome != OUTCOME_DELETED) {
+		q->bounced++;
+		core->bounced++;
+	}
+	job_state(core, ref, JOB_ENDED);
+	core_push(core,
+	    &(struct pending){.kind = DECIDE_DONE,
+		.job = ref,
+		.outcome = outcome,
+		.result = result,
+		.report = report && !(j->flags & JOB_NULL_SENDER)},
+	    status, text);
+}
+
+void outcome_changed(struct core *core, job_ref ref)
+{
+	core_push(core, &(struct pending){.kind = DECIDE_CHANGED, .job = ref, .result = -1},
+	    STR(""), STR(""));
+}
+
+void outcome_set_aside(struct core *core, job_ref ref)
+{
+	job_state(core, ref, JOB_SET_ASIDE);
+}
+
+/* Out of wherever it stands: in no list, JOB_UNROUTED. */
+void outcome_loosen(struct core *core, job_ref ref)
+{
+	struct job *j = core_at(core, ref);
+
+	if (j->state == JOB_READY) {
+		lane_take(core, ref);
+		return;
+	}
+	if (j->state == JOB_WAITING || j->state == JOB_DOUBT)
+		job_unlink(core, ref);
+	job_state(core, ref, JOB_UNROUTED);
+}
+
+void outcome_wait(struct core *core, job_ref ref)
+{
+	struct job *j = core_at(core, ref);
+	struct queue *q = queue_of(core, j);
+
+	q->last_due_ms = (int64_t)j->due_ms;
+	if (q->last_due_ms < q->next_due_ms || q->next_due_ms <= core->now)
+		q->next_due_ms = q->last_due_ms;
+	job_state(core, ref, JOB_WAITING);
+	due_add(core, ref);
+}
+
+void outcome_place(struct core *core, job_ref ref, bool front)
+{
+	struct job *j = core_at(core, ref);
+	struct lane *lane = core->lane_at[j->lane];
+	struct queue *q = lane->share->queue;
+	struct domain *d = core->domain_at[j->domain];
+	struct dest *dest;
+	struct str status;
+
+	if (j->flags & JOB_HELD) {
+		outcome_set_aside(core, ref);
+		return;
+	}
+	if (domain_failed(core, d, &status)) {
+		outcome_end(core, ref, OUTCOME_BOUNCED, -1, status, str_of(d->text), true);
+		return;
+	}
+	dest = domain_dest(core, d);
+	if (dest != q->dest) {
+		q = queue_get(core, dest, q->vmta);
+		lane_move(core, j, lane_get(core, q, lane->share->tenant, lane->campaign));
+	}
+	lane_push(core, ref, front);
+	if (!q->routed)
+		domain_want(core, d);
+}
+
+bool outcome_moved(struct core *core, job_ref ref)
+{
+	struct job *j = core_at(core, ref);
+	struct domain *d = core->domain_at[j->domain];
+	struct str status;
+
+	if (!domain_failed(core, d, &status) && domain_dest(core, d) == queue_of(core, j)->dest)
+		return false;
+	lane_take(core, ref);
+	outcome_place(core, ref, false);
+	return true;
+}
+
+/* ---- results ---- */
+
+/* Up to a tenth more; the same for all recipients of a transaction. */
+static int64_t spread(const struct core *core, const struct job *j, int64_t ms)
+{
+	uint64_t h = hash_mix(hash_mix(core->seed, j->id), (uint64_t)j->domain << 16 | j->attempts);
+
+	return ms + (int64_t)((uint64_t)(ms / 10) * (h & 1023) / 1024);
+}
+
+static void done(struct core *core, job_ref ref, enum core_outcome outcome, int result,
+    struct str status, struct str text)
+{
+	core_push(core,
+	    &(struct pending){
+		.kind = DECIDE_DONE, .job = ref, .outcome = outcome, .result = result},
+	    status, text);
+}
+
+static void deferred(struct core *core, job_ref ref, int result, struct str status, struct str text)
+{
+	struct job *j = core_at(core, ref);
+	struct queue *q = queue_of(core, j);
+	int64_t step;
+
+	q->deferred++;
+	core->deferred++;
+	j->retries = 0;
+	if (j->attempts < UINT16_MAX)
+		j->attempts = (j->attempts + 1) & UINT16_MAX;
+	if (text.n)
+		queue_error(core, q, text);
+	if (j->doomed) {
+		outcome_end(core, ref, OUTCOME_DELETED, result, status, text, false);
+		return;
+	}
+	if (outcome_age(core, j) == AGE_EXPIRED) {
+		outcome_end(core, ref, OUTCOME_EXPIRED, result, status, text, true);
+		return;
+	}
+	step = value_step(q->v.retry, q->v.retry_count, j->attempts);
+	step = spread(core, j, step > q->v.retry_rcpt_ms ? step : q->v.retry_rcpt_ms);
+	j->due_ms = (uint64_t)(core->now + step) & ((UINT64_C(1) << 44) - 1);
+	job_state(core, ref, JOB_UNROUTED);
+	done(core, ref, OUTCOME_DEFERRED, result, status, text);
+	if (j->flags & JOB_HELD) {
+		outcome_set_aside(core, ref);
+		return;
+	}
+	outcome_aged(core, ref); /* a notice may have come due in flight */
+	outcome_wait(core, ref);
+}
+
+/* It did not begin. `progress`: others of its transaction or connection did, so that it is not its
+ * own fault and nothing is counted. */
+static void retry_now(
+    struct core *core, job_ref ref, int result, const struct rcpt_result *r, bool progress)
+{
+	struct job *j = core_at(core, ref);
+	struct str status = r ? r->status : STR("4.4.2"), text = r ? r->text : STR("not begun");
+
+	if (j->doomed) {
+		outcome_end(core, ref, OUTCOME_DELETED, result, status, text, false);
+		return;
+	}
+	if (!progress && ++j->retries == 0) { /* two bits: the fourth in a row */
+		deferred(core, ref, result, status, text);
+		return;
+	}
+	job_state(core, ref, JOB_UNROUTED);
+	done(core, ref, OUTCOME_RETRY, result, status, text);
+	outcome_place(core, ref, true);
+}
+
+static void settle(
+    struct core *core, job_ref ref, const struct rcpt_result *r, int result, bool progress)
+{
+	struct job *j = core_at(core, ref);
+
+	switch (r->verdict) {
+	case VERDICT_DELIVERED:
+		outcome_end(core, ref, OUTCOME_DELIVERED, result, r->status, r->text, false);
+		break;
+	case VERDICT_FAILED:
+		outcome_end(core, ref, OUTCOME_BOUNCED, result, r->status, r->text, true);
+		break;
+	case VERDICT_DEFERRED:
+		if (r->past_dot && r->code == 0)
+			j->flags |= JOB_UNCERTAIN;
+		deferred(core, ref, result, r->status, r->text);
+		break;
+	default:
+		retry_now(core, ref, result, r, progress);
+	}
+}
+
+/* Its place in the transaction; results nearly always come in the order in which they were sent. */
+static uint32_t find_job(
+    const struct core *core, const struct tx *tx, uint16_t ordinal, uint32_t hint)
+{
+	for (uint32_t k = 0; k < tx->n; k++) {
+		uint32_t i = hint + k < tx->n ? hint + k : hint + k - tx->n;
+
+		if (tx->jobs[i] && core_at(core, tx->jobs[i])->rcpt == ordinal)
+			return i;
+	}
+	return UINT32_MAX;
+}
+
+struct tally {
+	uint32_t delivered, other, again;
+};
+
+static struct tally count(const struct rcpt_result *results, size_t n)
+{
+	struct tally t = {0, 0, 0};
+
+	for (size_t i = 0; i < n; i++) {
+		t.delivered += results[i].verdict == VERDICT_DELIVERED;
+		t.again += results[i].verdict >= VERDICT_RETRY_NOW;
+	}
+	t.other = (uint32_t)n - t.delivered - t.again;
+	return t;
+}
+
+static void learn(struct core *core, struct conn *c, const struct rcpt_result *results, size_t n)
+{
+	struct tally t = count(results, n);
+
+	/* "452 4.5.3 too many recipients": what it took this time is what it takes at once. */
+	for (size_t i = 0; i < n && t.again; i++) {
+		if (results[i].verdict >= VERDICT_RETRY_NOW && results[i].code == 452 &&
+		    results[i].stage == STAGE_RCPT && t.delivered + t.other) {
+			c->rcpt_max = t.delivered + t.other;
+			break;
+		}
+	}
+	if (t.delivered + t.other)
+		c->answered++;
+	if (t.delivered)
+		grant_works(core, c);
+}
+
+static void unsent(struct core *core, struct tx *tx, bool progress)
+{
+	for (uint32_t i = tx->n; i-- > 0;) /* backwards: each goes to the front */
+		if (tx->jobs[i])
+			retry_now(core, tx->jobs[i], -1, NULL, progress);
+}
+
+void outcome_unsent(struct core *core, struct tx *tx, bool progress)
+{
+	unsent(core, tx, progress);
+	tx_free(core, tx);
+}
+
+int core_result(struct core *core, uint64_t transaction, const struct rcpt_result *results,
+    size_t n, int64_t now_ms)
+{
+	struct tx *tx = tx_find(core, transaction);
+	struct tally t = count(results, n);
+	struct conn *c;
+	uint32_t hint = 0;
+
+	core_clock(core, now_ms);
+	if (!tx)
+		return 0;
+	c = tx->conn;
+	for (size_t i = 0; i < n; i++) {
+		uint32_t at = find_job(core, tx, results[i].ordinal, hint);
+
+		if (at == UINT32_MAX)
+			continue; /* not of this transaction, or a second result: ignored */
+		settle(core, tx->jobs[at], &results[i], (int)i, t.delivered + t.other > 0);
+		tx->jobs[at] = 0;
+		hint = at + 1 < tx->n ? at + 1 : 0;
+	}
+	unsent(core, tx, false);
+	learn(core, c, results, n);
+	tx_free(core, tx);
+	conn_settle(core, c);
+	return 1;
+}
+
+/* The worker died with it: nobody knows how far it came. */
+void outcome_uncertain(struct core *core, struct tx *tx)
+{
+	for (uint32_t i = 0; i < tx->n; i++) {
+		job_ref ref = tx->jobs[i];
+
+		if (!ref)
+			continue;
+		core_at(core, ref)->flags |= JOB_UNCERTAIN;
+		job_state(core, ref, JOB_UNROUTED);
+		if (core_at(core, ref)->doomed) {
+			outcome_end(core, ref, OUTCOME_DELETED, -1, STR("4.3.0"),
+			    STR("deleted; the delivery process had died over it"), false);
+			continue;
+		}
+		outcome_changed(core, ref);
+		outcome_place(core, ref, false);
+	}
+	tx_free(core, tx);
+}

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * Queues: destination × virtual MTA. Their life (made when the first job or an inherited connection
+ * needs one, freed when empty and idle for CORE_LINGER, an hour later while a failure clock runs),
+ * their values, and the clock of connection failures that holds them.
+ */
+#include "qmgr/core/internal.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint64_t queue_hash(const struct dest *dest, const struct vmta *vmta)
+{
+	return hash_mix((uintptr_t)dest, (uintptr_t)vmta);
+}
+
+void queue_values(struct core *core, struct queue *q)
+{
+	value_resolve(core, name_str(q->dest->name), q->vmta, &q->v);
+	q->limit.max = q->ceiling < q->v.max_smtp_out ? q->ceiling : q->v.max_smtp_out;
+	if (!vmta_acting(core, q->vmta)->conf || q->vmta->conf)
+		return;
+	queue_error(core, q, STR("virtual MTA is not configured: the default one's sources serve"));
+}
+
+static uint32_t queue_number(struct core *core, struct queue *q)
+{
+	uint32_t i;
+
+	if (core->queue_frees) {
+		i = core->queue_free[--core->queue_frees];
+	} else {
+		i = ++core->queue_count;
+		if ((i & (i - 1)) == 0) {
+			core->queue_at = xrealloc(core->queue_at, 2 * i * sizeof(struct queue *));
+			core->queue_free = xrealloc(core->queue_free, 2 * i * sizeof(uint32_t));
+		}
+	}
+	core->queue_at[i] = q;
+	return i;
+}
+
+static void queue_link(struct core *core, struct queue *q)
+{
+	struct link *links[] = {&q->lanes, &q->shares, &q->active, &q->conns, &q->idle, &q->half,
+	    &q->in_dirty, &q->in_waiters, &q->in_sweeping};
+
+	for (size_t i = 0; i < COUNT_OF(links); i++)
+		link_init(links[i]);
+	link_append(&q->dest->queues, &q->in_dest);
+	table_add(&core->queues, &q->node, queue_hash(q->dest, q->vmta));
+	q->slot = queue_number(core, q);
+	q->wake.kind = TIMER_WAKE;
+	q->sweep.kind = TIMER_SWEEP;
+	q->idle_timer.kind = TIMER_IDLE_QUEUE;
+}
+
+static struct queue *queue_new(struct core *core, struct dest *dest, struct vmta *vmta)
+{
+	struct queue *q = xcalloc(1, sizeof(*q));
+	size_t n = dest->name->n + vmta->name->n + (size_t)2;
+
+	q->dest = dest;
+	q->vmta = vmta;
+	vmta->queues++;
+	q->name = xmalloc(n);
+	snprintf(
+	    q->name, n, "%.*s/%.*s", STR_ARG(name_str(dest->name)), STR_ARG(name_str(vmta->name)));
+	queue_link(core, q);
+	q->ceiling = CORE_START_CONNS;
+	q->event_ms = NEVER;
+	q->swept_ms = q->idle_ms = core->now;
+	q->routed = dest_routed(dest);
+	queue_values(core, q);
+	queue_idle(core, q);
+	return q;
+}
+
+struct queue *queue_get(struct core *core, struct dest *dest, struct vmta *vmta)
+{
+	uint64_t hash = queue_hash(dest, vmta);
+
+	for (struct node *i = table_first(&core->queues, hash); i; i = table_next(i)) {
+		struct queue *q = OWNER(i, struct queue, node);
+
+		if (q->dest == dest && q->vmta == vmta)
+			return q;
+	}
+	return queue_new(core, dest, vmta);
+}
+
+void queue_dirty(struct core *core, struct queue *q)
+{
+	if (link_alone(&q->in_dirty))
+		link_append(&core->dirty, &q->in_dirty);
+}
+
+void queue_error(struct core *core, struct queue *q, struct str text)
+{
+	if (text.n > CORE_TEXT_MAX)
+		text.n = CORE_TEXT_MAX;
+	if (!q->error || !str_eq(str_of(q->error), text)) {
+		free(q->error);
+		q->error = str_dup(text);
+	}
+	q->error_ms = core->now;
+}
+
+void queue_rerouted(struct core *core, struct queue *q)
+{
+	bool routed = dest_routed(q->dest);
+
+	if (routed != q->routed) {
+		core->unrouted += routed ? -q->n[JOB_READY] : q->n[JOB_READY];
+		q->routed = routed;
+	}
+	queue_dirty(core, q);
+}
+
+/* ---- the clock ---- */
+
+void queue_wake_at(struct core *core, struct queue *q, int64_t at_ms)
+{
+	if (wheel_armed(&q->wake.node) && q->wake.node.at_ms <= at_ms &&
+	    q->wake.node.at_ms > core->now)
+		return;
+	wheel_add(core->wheel, &q->wake.node, at_ms);
+}
+
+void queue_hold(struct core *core, struct queue *q, int64_t until_ms)
+{
+	q->hold_ms = until_ms;
+	wheel_add(core->wheel, &q->wake.node, until_ms);
+}
+
+void queue_unhold(struct core *core, struct queue *q)
+{
+	q->failures = 0;
+	q->hold_ms = 0;
+	for (uint32_t i = 0; i < q->target_count; i++)
+		q->targets[i].until_ms = 0;
+	queue_dirty(core, q);
+}
+
+/* ---- its end ---- */
+
+static bool empty(const struct queue *q)
+{
+	uint64_t jobs = 0;
+
+	for (size_t i = 0; i < COUNT_OF(q->n); i++)
+		jobs += q->n[i];
+	return jobs == 0 && link_alone(&q->conns);
+}
+
+void queue_idle(struct core *core, struct queue *q)
+{
+	if (!wheel_armed(&q->idle_timer.node))
+		wheel_add(core->wheel, &q->idle_timer.node, core->now + CORE_LINGER);
+}
+
+static void free_idle_lanes(struct core *core, struct queue *q)
+{
+	struct link *next;
+
+	if (!link_alone(&q->in_sweeping))
+		return;
+	for (struct link *l = q->lanes.next; l != &q->lanes; l = next) {
+		struct lane *lane = OWNER(l, struct lane, in_queue);
+
+		next = l->next;
+		if (lane->jobs == 0 && core->now - lane->empty_ms >= CORE_LINGER)
+			lane_free(core, lane);
+	}
+}
+
+/* Every CORE_LINGER while the queue lives: its idle lanes go, and in the end itself. */
+void queue_on_idle(struct core *core, struct queue *q)
+{
+	int64_t clock = q->failures ? q->hold_ms + CORE_CLOCK_LINGER : 0;
+
+	free_idle_lanes(core, q);
+	if (!empty(q)) {
+		q->idle_ms = core->now;
+		queue_idle(core, q);
+	} else if (core->now - q->idle_ms < CORE_LINGER || core->now < clock) {
+		queue_idle(core, q);
+	} else {
+		queue_free(core, q);
+	}
+}
+
+void queue_free(struct core *core, struct queue *q)
+{
+	struct dest *dest = q->dest;
+	struct link *next;
+
+	sweep_end(core, q);
+	for (struct link *l = q->lanes.next; l != &q->lanes; l = next) {
+		next = l->next;
+		lane_free(core, OWNER(l, struct lane, in_queue));
+	}
+	grant_unwait(core, q);
+	wheel_cancel(core->wheel, &q->wake.node);
+	wheel_cancel(core->wheel, &q->sweep.node);
+	wheel_cancel(core->wheel, &q->idle_timer.node);
+	link_remove(&q->in_dirty);
+	link_remove(&q->in_dest);
+	table_remove(&core->queues, &q->node);
+	core->queue_at[q->slot] = NULL;
+	core->queue_free[core->queue_frees++] = q->slot;
+	q->vmta->queues--;
+	vmta_drop(core, q->vmta);
+	free(q->targets);
+	free(q->error);
+	free(q->name);
+	free(q);
+	dest_drop(core, dest);
+}

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * Transactions: which connection takes what. The turn among lanes (lane.c) says which job is next;
+ * it takes the jobs behind it along that are of the same message and domain, and the turn is spent.
+ *
+ * An idle connection goes first. A connection that works already gets a second transaction to go on
+ * with, as long as the queue has more jobs ready than connections, so that the wire never idles and
+ * no job waits behind another while a connection elsewhere is free. A connection to a worse MX host
+ * takes its own domain's jobs only, and looks for them among the first CORE_LOOK jobs.
+ */
+#include "qmgr/core/internal.h"
+
+/* The next job that is fit to go: expired, failed and moved ones are dealt with on the way. */
+job_ref send_vet(struct core *core, struct queue *q, unsigned *budget)
+{
+	struct lane *lane;
+
+	for (; *budget && (lane = lane_turn(q)); --*budget) {
+		job_ref ref = lane_head(lane);
+		struct domain *d = core->domain_at[core_at(core, ref)->domain];
+
+		if (outcome_moved(core, ref) || outcome_aged(core, ref))
+			continue;
+		domain_want(core, d); /* a new route, if this one's time is up */
+		return ref;
+	}
+	return 0;
+}
+
+/* For a connection that serves one domain: that domain's first job, not far behind. */
+static job_ref look_for(struct core *core, const struct queue *q, const struct domain *d)
+{
+	unsigned looks = CORE_LOOK;
+	struct str status;
+
+	if (domain_failed(core, d, &status) || d->site != q->dest)
+		return 0;
+	for (struct link *s = q->active.next; s != &q->active; s = s->next) {
+		struct share *share = OWNER(s, struct share, in_active);
+
+		for (struct link *l = share->active.next; l != &share->active; l = l->next) {
+			job_ref ref = lane_head(OWNER(l, struct lane, in_share));
+
+			for (; ref && !(ref & LIST_END); ref = core_at(core, ref)->next) {
+				if (core_at(core, ref)->domain == d->index &&
+				    outcome_age(core, core_at(core, ref)) != AGE_EXPIRED)
+					return ref;
+				if (--looks == 0)
+					return 0;
+			}
+		}
+	}
+	return 0;
+}
+
+static void fly(struct core *core, struct tx *tx, job_ref ref)
+{
+	lane_take(core, ref);
+	job_state(core, ref, JOB_IN_FLIGHT);
+	tx_put(tx, ref);
+}
+
+static void gather(struct core *core, struct tx *tx, job_ref first, uint32_t most)
+{
+	const struct job *j = core_at(core, first);
+	uint64_t id = j->id;
+	uint32_t domain = j->domain;
+	unsigned looks = CORE_LOOK + 4 * most;
+	uint32_t next = j->next;
+
+	fly(core, tx, first);
+	while (tx->n < most && looks-- && !(next & LIST_END)) {
+		job_ref ref = next;
+
+		j = core_at(core, ref);
+		if (j->id != id)
+			break;
+		next = j->next;
+		if (j->domain == domain)
+			fly(core, tx, ref);
+	}
+}
+
+static uint32_t most_rcpts(const struct conn *c)
+{
+	uint32_t most = c->queue->v.max_rcpt;
+
+	if (c->rcpt_max && c->rcpt_max < most)
+		most = c->rcpt_max;
+	return most < CORE_TX_RCPTS ? most : CORE_TX_RCPTS;
+}
+
+static void send(struct core *core, struct conn *c, job_ref ref, struct core_decision *out)
+{
+	struct job *j = core_at(core, ref);
+	struct lane *lane = core->lane_at[j->lane];
+	struct domain *d = core->domain_at[j->domain];
+	bool last = j->last;
+	struct tx *tx = tx_new(core, core->next_id++, c, j->id);
+
+	gather(core, tx, ref, most_rcpts(c));
+	lane_spend(lane, last);
+	c->sent++;
+	conn_settle(core, c);
+	*out = (struct core_decision){.kind = DECIDE_SEND,
+	    .worker = c->worker,
+	    .conn = c->id,
+	    .transaction = tx->id,
+	    .domain = name_str(d->name),
+	    .jobs = tx->jobs,
+	    .job_count = tx->n};
+}
+
+/* The first connection of the list that can take something; one that cannot goes behind the others.
+ */
+static struct conn *choose(struct core *core, struct link *list, job_ref *ref)
+{
+	struct link *l = list->next, *next;
+	unsigned tries = 8;
+
+	for (; l != list && tries; l = next, tries--) {
+		struct conn *c = OWNER(l, struct conn, in_ready);
+		job_ref own;
+
+		next = l->next;
+		if (c->general || c->domain->index == core_at(core, *ref)->domain)
+			return c;
+		own = look_for(core, c->queue, c->domain);
+		if (own) {
+			*ref = own;
+			return c;
+		}
+		link_append(list, l);
+	}
+	return NULL;
+}
+
+bool send_next(struct core *core, struct queue *q, struct core_decision *out, bool *again)
+{
+	unsigned budget = CORE_LOOK;
+	struct conn *c;
+	job_ref ref;
+
+	if (link_alone(&q->idle) && link_alone(&q->half))
+		return false;
+	ref = send_vet(core, q, &budget);
+	*again = budget == 0;
+	if (!ref)
+		return false;
+	c = choose(core, &q->idle, &ref);
+	if (!c && q->n[JOB_READY] > q->limit.used)
+		c = choose(core, &q->half, &ref);
+	if (c)
+		send(core, c, ref, out);
+	return c != NULL;
+}
