@@ -30,7 +30,7 @@
  * - nobody maps or makes memory executable, executes, forks, traces or changes ids;
  * - who writes a segment (smtpd, bouncer) has an append-only descriptor and no call to make it
  * anything else: no truncation, no writing at an offset (pwritev2 with RWF_NOAPPEND too), no
- * fallocate, no F_SETFL, no shared mapping (blame.page is mapped before the filter);
+ * fallocate, no F_SETFL, no shared mapping (the blame page is mapped before the filter);
  * - only smtp-out and resolver make sockets, of the Internet only; qmgr and bouncer make none at
  * all;
  * - only qmgr opens files.

@@ -25,12 +25,19 @@ static int64_t interval_ms(const struct master *m)
 	return conf_num(m->generation->conf->root, CO_GLOBAL_heartbeat_interval);
 }
 
+/* Never less than two intervals, or the answer to a PING would come too late by itself. */
+static int64_t limit_ms(const struct master *m)
+{
+	int64_t limit = conf_num(m->generation->conf->root, CO_GLOBAL_heartbeat_timeout);
+	return limit > 2 * interval_ms(m) ? limit : 2 * interval_ms(m);
+}
+
 static bool is_overdue(const struct slot *s, int64_t now)
 {
-	int64_t limit = conf_num(s->master->generation->conf->root, CO_GLOBAL_heartbeat_timeout);
 	if (!state_has_process(s->state) || s->state == WORKER_ENDING)
 		return false; /* an ending one has no channel; its own timer watches it */
-	return heartbeat_overdue(&s->heartbeat, now, limit, s->state == WORKER_STARTING);
+	return heartbeat_overdue(
+	    &s->heartbeat, now, limit_ms(s->master), s->state == WORKER_STARTING);
 }
 
 static void beat(struct slot *s, int64_t now)

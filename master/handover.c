@@ -73,7 +73,7 @@ static void send_secret(
     struct slot *s, const struct generation *g, enum secret_kind kind, size_t index, bool all)
 {
 	const struct secret *secret = find_secret(g, kind, (uint16_t)index);
-	struct msg_secret m = {.kind = kind, .index = (uint16_t)index, .pem = STR("")};
+	struct msg_secret m = {.kind = (uint8_t)kind, .index = (uint16_t)index, .pem = STR("")};
 	if (secret)
 		m.pem = (struct str){secret->pem, secret->bytes};
 	if (secret || all)

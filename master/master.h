@@ -58,7 +58,7 @@ void generation_check_secrets(const struct conf *conf, struct buf *errors);
  */
 /* 0 or -errno, with *fd a bound socket. */
 int listen_bind(const char *address, uint16_t port, int *fd) MUST_USE;
-int listen_begin(int fd) MUST_USE; /* takes clients from now on; 0 or -errno */
+int listen_begin(int fd) MUST_USE;			/* takes clients from now on; 0 or -errno */
 int listen_control(const char *path, int *fd) MUST_USE; /* mode 0600; replaces what stands there */
 
 /* --- dirs.c: directories, the lock, what must outlive us
@@ -224,7 +224,8 @@ void reload_by_signal(void *arg);
 void reload_by_control(
     void *ctx, struct control_reply *reply, const json_t *args, const json_t *options);
 void reload_answered(struct slot *s, uint32_t config, bool ok, struct str why);
-void reload_died(struct slot *s); /* a worker went while a reload may wait for it */
+void reload_died(struct slot *s);      /* a worker went while a reload may wait for it */
+void reload_abandon(struct master *m); /* the suite stops */
 
 /* --- stop.c
  * -------------------------------------------------------------------------------------------------

@@ -84,6 +84,12 @@ static void abort_reload(struct master *m, const char *who, const char *why)
 	buf_fini(&errors);
 }
 
+void reload_abandon(struct master *m)
+{
+	if (m->reload.next)
+		abort_reload(m, "postern-master", "the suite is stopping");
+}
+
 static void take_over(struct slot *s, const struct generation *g)
 {
 	if (!s->chan)

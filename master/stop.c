@@ -115,6 +115,7 @@ void stop_begin(void *arg)
 	log_info("stopping");
 	m->stopping.active = true;
 	m->stopping.began_ms = clock_mono_ms();
+	reload_abandon(m);
 	notify_send(&m->notify, "STOPPING=1");
 	begin_phase(m);
 	stop_progress(m);

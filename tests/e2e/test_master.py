@@ -125,6 +125,8 @@ class Master:
             self.process.kill_all()
         if self.process:
             self.process.popen.wait(10)
+            for line in ("runtime error", "ERROR: AddressSanitizer", "ERROR: LeakSanitizer"):
+                assert line not in self.log(), self.log()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -556,6 +558,17 @@ class Stop(MasterTest):
         m.wait_log(r"qmgr\[\d+\]: dummy: stop within")
         m.process.popen.send_signal(signal.SIGINT)
         self.assertEqual(m.process.popen.wait(5), 0)
+        self.assertEqual(session_members(m.process.pid), [])
+
+
+    def test_a_stop_during_a_reload_drops_the_reload(self):
+        m = self.master().start()
+        m.configure('postmaster = "hang@bouncer.test";')
+        m.process.popen.send_signal(signal.SIGHUP)
+        time.sleep(0.2)
+        m.process.popen.send_signal(signal.SIGTERM)
+        m.process.popen.wait(20)
+        self.assertIn("reload: postern-master: the suite is stopping", m.log())
         self.assertEqual(session_members(m.process.pid), [])
 
 
