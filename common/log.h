@@ -5,8 +5,8 @@
 #include <stdint.h>
 /*
  * Log lines "Mon DD HH:MM:SS host postern/SERVICE[pid]: text" to a file, or "postern/SERVICE[pid]: text"
- * with a "<N>" priority prefix to standard error (journald; none where it is a terminal). One write() a line, at most LOG_LINE_MAX;
- * remote text is always escaped by the caller with log_clean().
+ * with a "<N>" priority prefix to standard error (journald; none where it is a terminal). One write() a
+ * line, at most LOG_LINE_MAX; remote text is always escaped by the caller with log_clean().
  */
 enum { LOG_LINE_MAX = 2048 };
 enum log_level { LOG_LEVEL_ERROR = 3, LOG_LEVEL_WARN = 4, LOG_LEVEL_INFO = 6, LOG_LEVEL_DEBUG = 7 };

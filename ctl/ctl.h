@@ -50,6 +50,7 @@ void ask(
 enum shape {
 	SHAPE_LIST,   /* rows: a table, or a JSON array, printed as they come */
 	SHAPE_OBJECT, /* one thing: "key: value" lines, or one JSON object; several are merged */
+	SHAPE_LINES,  /* a list whose member "error" people read a line each */
 	SHAPE_TEXT,   /* an object whose member "text" people want as it is */
 };
 enum shape show_shape(const char *service, const char *verb);

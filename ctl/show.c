@@ -42,7 +42,7 @@ enum shape show_shape(const char *service, const char *verb)
 	    {"message", SHAPE_OBJECT},
 	    {"flush", SHAPE_OBJECT},
 	    {"delete", SHAPE_OBJECT},
-	    {"reload", SHAPE_OBJECT},
+	    {"reload", SHAPE_LINES},
 	    {"stop", SHAPE_OBJECT},
 	    {"config", SHAPE_TEXT},
 	};
@@ -52,6 +52,11 @@ enum shape show_shape(const char *service, const char *verb)
 		if (strcmp(shapes[i].verb, verb) == 0)
 			return shapes[i].shape;
 	return SHAPE_LIST;
+}
+
+static bool is_list(const struct show *s)
+{
+	return s->shape == SHAPE_LIST || s->shape == SHAPE_LINES;
 }
 
 struct show *show_new(FILE *out, enum shape shape, bool json, bool several)
@@ -216,6 +221,10 @@ static void list_row(struct show *s, json_t *row)
 	if (s->json) {
 		fputs(s->printed++ == 0 ? "[\n" : ",\n", s->out);
 		json_dumpf(row, s->out, JSON_COMPACT);
+	} else if (s->shape == SHAPE_LINES) {
+		char text[CELL_MAX];
+		cell(text, json_object_get(row, "error"));
+		fprintf(s->out, "%s\n", text);
 	} else if (s->columns != NULL) {
 		table_row(s, row);
 	} else {
@@ -332,7 +341,7 @@ static void object_end(struct show *s)
 
 void show_row(struct show *s, int instance, json_t *row)
 {
-	if (s->shape == SHAPE_LIST) {
+	if (is_list(s)) {
 		if (s->several && json_object_get(row, "instance") == NULL)
 			json_object_set_new(row, "instance", json_integer(instance));
 		list_row(s, row);
@@ -345,7 +354,7 @@ void show_end(struct show **s)
 {
 	if (*s == NULL)
 		return;
-	if ((*s)->shape == SHAPE_LIST)
+	if (is_list(*s))
 		list_end(*s);
 	else
 		object_end(*s);

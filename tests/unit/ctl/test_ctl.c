@@ -279,6 +279,19 @@ static void test_text(void **state)
 	must_show(SHAPE_TEXT, false, rows, 1, "a = 1;\nb = 2;\n");
 }
 
+static void test_lines(void **state)
+{
+	static const char *const rows[] = {"{\"error\":\"f:1: a\"}", "{\"error\":\"f:2: b\"}"};
+	(void)state;
+	must_show(SHAPE_LINES, false, rows, 2, "f:1: a\nf:2: b\n");
+	must_show(SHAPE_LINES, false, NULL, 0, "");
+	must_show(SHAPE_LINES, true, NULL, 0, "[]\n");
+	assert_int_equal(show_shape("master", "reload"), SHAPE_LINES);
+	assert_int_equal(show_shape("master", "status"), SHAPE_LIST);
+	assert_int_equal(show_shape("qmgr", "status"), SHAPE_OBJECT);
+	assert_int_equal(show_shape("qmgr", "queues"), SHAPE_LIST);
+}
+
 static void test_merge(void **state)
 {
 	static const char *const rows[] = {
@@ -337,6 +350,7 @@ int main(void)
 	    cmocka_unit_test(test_table),
 	    cmocka_unit_test(test_object),
 	    cmocka_unit_test(test_text),
+	    cmocka_unit_test(test_lines),
 	    cmocka_unit_test(test_merge),
 	    cmocka_unit_test(test_long_list),
 	};
