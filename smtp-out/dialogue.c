@@ -130,13 +130,20 @@ static void set_end(struct dialogue *d, enum conn_cause cause, enum smtp_stage s
 
 static enum smtp_stage stage_now(const struct dialogue *d)
 {
-	if (d->content)
-		return STAGE_DATA;
+	static const uint8_t of_txn[] = {[AT_MAIL] = STAGE_MAIL,
+	    [AT_RCPT] = STAGE_RCPT,
+	    [AT_DATA] = STAGE_DATA,
+	    [AT_CONTENT] = STAGE_DATA,
+	    [AT_LONE_DOT] = STAGE_DATA,
+	    [AT_DOT] = STAGE_DOT,
+	    [AT_OVER] = STAGE_MAIL};
 	if (d->state == DIALOGUE_STARTTLS)
 		return STAGE_STARTTLS;
-	if (front(d))
+	if (!d->content && front(d))
 		return steps[front(d)->step].stage;
-	return d->is_ready ? STAGE_MAIL : STAGE_CONNECT;
+	if (d->active)
+		return of_txn[d->active->at];
+	return d->is_ready ? STAGE_MAIL : d->started ? STAGE_GREETING : STAGE_CONNECT;
 }
 
 void dialogue_drop_queue(struct dialogue *d)
@@ -223,6 +230,7 @@ static void refused(struct dialogue *d, const struct judgement *j, enum smtp_sta
 
 void dialogue_start(struct dialogue *d)
 {
+	d->started = true;
 	expect(d, STEP_GREETING, 0);
 }
 
@@ -786,6 +794,7 @@ static bool next_reply(struct dialogue *d, struct str *in)
 	if (done == 0)
 		return false;
 	if (done < 0) {
+		d->quit_answered = d->quit_written;
 		const char *why =
 		    done == -E2BIG ? "the reply is too long" : "the reply is not SMTP";
 		dialogue_fail(d, CONN_PROTOCOL, why);

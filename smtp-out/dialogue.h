@@ -43,7 +43,7 @@ struct expected {
 struct dialogue {
 	struct dialogue_spec spec;
 	enum dialogue_state state;
-	bool is_ready, secured, quit_wanted, quit_written, quit_answered, needs_reset;
+	bool started, is_ready, secured, quit_wanted, quit_written, quit_answered, needs_reset;
 	bool babbling; /* part of a reply that nobody asked for has come */
 	uint8_t next;  /* the greeting's next step to write */
 	struct features features;
