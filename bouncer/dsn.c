@@ -32,8 +32,7 @@ struct report { /* a report in the making */
 	char boundary[80];
 };
 
-/* --- the original --------------------------------------------------------------------------------
- */
+/* --- the original ------------------------------------------------------------------------ */
 
 /* Takes the next line off *s, without CRLF and without the stuffed dot. False: no whole line is
  * left
@@ -57,10 +56,15 @@ static bool next_line(struct str *s, bool at_end, struct str *line)
 	return true;
 }
 
+static bool has_byte(struct str s, char c)
+{
+	return s.n > 0 && memchr(s.p, c, s.n) != NULL;
+}
+
 static bool line_is_clean(struct str line)
 {
-	return line.n <= LINE_MAX_BYTES && memchr(line.p, '\0', line.n) == NULL &&
-	       memchr(line.p, '\r', line.n) == NULL && memchr(line.p, '\n', line.n) == NULL;
+	return line.n <= LINE_MAX_BYTES && !has_byte(line, '\0') && !has_byte(line, '\r') &&
+	       !has_byte(line, '\n');
 }
 
 static bool may_return_full(const struct dsn *d)
@@ -111,8 +115,7 @@ static void put_headers(struct report *r)
 		put_header_line(&r->original, line);
 }
 
-/* --- the status part
- * ------------------------------------------------------------------------------ */
+/* --- the status part --------------------------------------------------------------------- */
 
 static void put_address(struct report *r, const char *field, struct str address)
 {
@@ -186,7 +189,7 @@ static void put_recipient(struct report *r, const struct dsn_rcpt *rcpt)
 	    [DSN_FAILED] = "failed", [DSN_DELAYED] = "delayed", [DSN_SUCCESS] = "delivered"};
 	const struct dsn *d = r->d;
 	part_line(&r->status, STR(""));
-	if (memchr(rcpt->orcpt.p, ';', rcpt->orcpt.n) != NULL)
+	if (has_byte(rcpt->orcpt, ';'))
 		part_field(&r->status, "Original-Recipient", rcpt->orcpt, r->utf8);
 	put_address(r, "Final-Recipient", rcpt->address);
 	part_field(&r->status, "Action",
@@ -198,14 +201,14 @@ static void put_recipient(struct report *r, const struct dsn_rcpt *rcpt)
 		put_date(r, "Will-Retry-Until", d->retry_until_ms);
 }
 
-/* --- putting it together
- * --------------------------------------------------------------------------- */
+/* --- putting it together ----------------------------------------------------------------- */
 
 static bool has_boundary(const struct report *r)
 {
 	const struct buf *parts[] = {&r->text, &r->status, &r->original};
 	for (size_t i = 0; i < COUNT_OF(parts); i++) {
-		if (memmem(parts[i]->p, parts[i]->n, r->boundary, strlen(r->boundary)) != NULL)
+		if (parts[i]->n > 0 &&
+		    memmem(parts[i]->p, parts[i]->n, r->boundary, strlen(r->boundary)) != NULL)
 			return true;
 	}
 	return false;

@@ -231,8 +231,7 @@ void on_bounce(void *ctx, struct chan *from_chan, struct msg_bounce *m)
 		work_next_turn(b);
 }
 
-/* --- segments
- * -------------------------------------------------------------------------------------- */
+/* --- segments ---------------------------------------------------------------------------- */
 
 void on_segment_open(void *ctx, struct chan *from_chan, struct msg_segment_open *m)
 {
@@ -269,8 +268,7 @@ void on_credit(void *ctx, struct chan *from_chan, struct msg_credit *m)
 	segwriter_credit(b->writer, m);
 }
 
-/* --- the channel
- * ----------------------------------------------------------------------------------- */
+/* --- the channel ------------------------------------------------------------------------- */
 
 static void forget_qmgr(struct bouncer *b)
 {

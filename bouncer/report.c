@@ -21,7 +21,7 @@
 enum {
 	READ_BYTES = 128 * 1024,     /* the envelope of a usual message, and what can be returned */
 	CAUSE_MAX = (65535 - 9) / 2, /* ordinals that one field of an envelope holds: more are */
-				     /* reported on once, and after a crash perhaps again */
+	/* reported on once, and after a crash perhaps again */
 	REPORT_BYTES_MAX = 3 * DSN_BYTES_MAX, /* its three parts together */
 };
 

@@ -63,8 +63,7 @@ size_t answer_bytes(const struct answer *a)
 	return bytes;
 }
 
-/* --- the query, and what matches it -------------------------------------------------------------
- */
+/* --- the query, and what matches it ------------------------------------------------------ */
 
 static uint8_t *put16(uint8_t *p, unsigned v)
 {
@@ -125,8 +124,7 @@ uint8_t answer_rcode(const uint8_t *packet)
 	return packet[3] & 0x0f;
 }
 
-/* --- rdata that is as long as it says, before ldns sees it
- * ---------------------------------------- */
+/* --- rdata that is as long as it says, before ldns sees it ------------------------------- */
 
 /* Where the name that begins at `at` ends in the packet (its pointer not followed), or 0. */
 static size_t skip_name(const uint8_t *packet, size_t n, size_t at)
@@ -186,8 +184,7 @@ static bool records_are_sound(const uint8_t *packet, size_t n)
 	return true;
 }
 
-/* --- reading ------------------------------------------------------------------------------------
- */
+/* --- reading ----------------------------------------------------------------------------- */
 
 static int name_of_rdf(char out[NAME_TEXT], const ldns_rdf *rdf)
 {

@@ -94,8 +94,7 @@ static void attempt(struct query *q);
 static void finish(struct query *q, struct answer *a);
 static void wake(struct queries *all);
 
-/* --- lists and random numbers
- * --------------------------------------------------------------------- */
+/* --- lists and random numbers ------------------------------------------------------------ */
 
 static void list_put(struct list *l, struct query *q)
 {
@@ -121,8 +120,7 @@ static void random_bytes(void *p, size_t n)
 	must(getrandom(p, n, 0) == (ssize_t)n);
 }
 
-/* --- servers
- * -------------------------------------------------------------------------------------- */
+/* --- servers ----------------------------------------------------------------------------- */
 
 int query_server_parse(struct query_server *s, struct str text)
 {
@@ -205,8 +203,7 @@ static bool choose_server(struct query *q)
 	return false;
 }
 
-/* --- attempts
- * ------------------------------------------------------------------------------------- */
+/* --- attempts ---------------------------------------------------------------------------- */
 
 static void close_socket(struct query *q)
 {
@@ -345,8 +342,7 @@ static void start_udp(struct query *q)
 	loop_timer_after(all->loop, &q->timer, wait_ms, on_timeout, q);
 }
 
-/* --- TCP: one question, one answer (RFC 7766)
- * ------------------------------------------------------- */
+/* --- TCP: one question, one answer (RFC 7766) -------------------------------------------- */
 
 static void tcp_failed(struct query *q)
 {
@@ -418,8 +414,7 @@ static void start_tcp(struct query *q)
 	loop_timer_after(q->all->loop, &q->timer, err == 0 ? TCP_TIMEOUT_MS : 0, on_timeout, q);
 }
 
-/* --- a question's life
- * ------------------------------------------------------------------------------ */
+/* --- a question's life ------------------------------------------------------------------- */
 
 /* The next attempt, or the end when rounds, servers or time are used up. */
 static void attempt(struct query *q)

@@ -73,8 +73,7 @@ bool walk_done(const struct walk *w)
 	return w->settled || (w->mx.state == LOOKUP_DONE && w->open == 0);
 }
 
-/* --- asking -------------------------------------------------------------------------------------
- */
+/* --- asking ------------------------------------------------------------------------------ */
 
 static struct lookup *lookup_at(struct walk *w, size_t index)
 {
@@ -111,8 +110,7 @@ bool walk_next(struct walk *w, struct walk_question *q)
 	return true;
 }
 
-/* --- answers ------------------------------------------------------------------------------------
- */
+/* --- answers ----------------------------------------------------------------------------- */
 
 static void settle(struct walk *w, enum route_class class, const char *what)
 {

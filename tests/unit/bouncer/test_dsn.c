@@ -229,8 +229,8 @@ static size_t count(const char *text, const char *what)
 static void hostile_text(void **state)
 {
 	static const char *const texts[] = {
-	    "550 5.1.1 x\r\n\r\n--=_postern.0000000002000001.0--\r\nBcc: "
-	    "evil@example.com\r\n.\r\nQUIT",
+	    ("550 5.1.1 x\r\n\r\n--=_postern.0000000002000001.0--\r\nBcc: "
+	     "evil@example.com\r\n.\r\nQUIT"),
 	    "550 \n.\nBcc: evil@example.com",
 	    "550 --=_postern.0000000002000001.0",
 	    "--=_postern.0000000002000001.0--",

@@ -24,8 +24,7 @@ enum { PORT = 5343, SPOOFS = 100000 };
 static const struct query_timing quick = {
     .first_ms = 150, .rounds = 2, .deadline_ms = 5000, .dead_ms = 2000};
 
-/* --- the server ----------------------------------------------------------------------------------
- */
+/* --- the server -------------------------------------------------------------------------- */
 
 struct server {
 	pthread_t thread;
@@ -205,8 +204,7 @@ static void server_stop(struct server *s)
 		close(s->tcp);
 }
 
-/* --- the client ----------------------------------------------------------------------------------
- */
+/* --- the client -------------------------------------------------------------------------- */
 
 static struct loop *loop;
 static struct queries *queries;
