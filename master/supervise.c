@@ -417,8 +417,10 @@ static void on_channel_close(void *ctx, struct chan *chan, const char *why)
 	char name[32];
 	(void)chan;
 	s->chan = NULL;
-	if (strcmp(why, "end of file") != 0 && s->state != WORKER_ENDING)
+	if (strcmp(why, "end of file") != 0 && s->state != WORKER_ENDING) {
 		log_error("the channel of %s (pid %d) closes: %s", slot_name(s, name), s->pid, why);
+		s->why_killed = "its channel closed";
+	}
 	supervise_event(s, EVENT_CLOSED);
 }
 
