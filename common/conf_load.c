@@ -246,6 +246,8 @@ static bool read_items(
 	for (unsigned i = 0; i < (unsigned)config_setting_length(s); i++) {
 		const config_setting_t *item = config_setting_get_elem(s, i);
 		char why[200];
+		if (item->type == CONFIG_TYPE_NONE) /* cut off by a syntax error */
+			continue;
 		if (item->type != CONFIG_TYPE_STRING) {
 			ok = false;
 			conf_problem(&l->problems, l->file, line_of(item),
@@ -344,6 +346,8 @@ static void node_drop(struct conf_node *fresh)
 static void read_entry(struct loader *l, struct conf_node *parent, const struct conf_place *place,
     const config_setting_t *entry)
 {
+	if (entry->type == CONFIG_TYPE_NONE)
+		return; /* cut off by a syntax error */
 	if (entry->type != CONFIG_TYPE_GROUP) {
 		conf_problem(&l->problems, l->file, line_of(entry),
 		    "%s: expected a group { } in the list, got %s", place->key, type_noun(entry));
@@ -391,6 +395,8 @@ static void read_group(struct loader *l, struct conf_node *node, const config_se
 	int name_opt = conf_name_opt(node->type);
 	for (unsigned i = 0; i < (unsigned)config_setting_length(group); i++) {
 		const config_setting_t *s = config_setting_get_elem(group, i);
+		if (s->type == CONFIG_TYPE_NONE)
+			continue; /* cut off by a syntax error */
 		const struct conf_place *place = conf_find_place(node->type, s->name);
 		size_t opt = first;
 		while (opt < end && strcmp(conf_opts[opt].key, s->name) != 0)
@@ -508,19 +514,22 @@ static void load_includes(struct loader *l, const config_setting_t *root, uint16
 	conf_value_fini(&v);
 }
 
+/* After a syntax error libconfig keeps what stood before it: its problems are reported too, and
+ * posternctl finds its run-directory there. */
 static void parse_text(struct loader *l, const char *text, uint16_t file, int depth)
 {
 	config_t parsed;
 	config_init(&parsed);
-	if (config_read_string(&parsed, text) != CONFIG_TRUE) {
+	bool good = config_read_string(&parsed, text) == CONFIG_TRUE;
+	if (!good) {
 		conf_problem(&l->problems, file, (uint32_t)config_error_line(&parsed),
 		    "%s; the rest of this file was not read", config_error_text(&parsed));
 		l->incomplete = true;
-	} else {
-		l->file = file;
-		read_group(l, l->conf->root, config_root_setting(&parsed));
-		load_includes(l, config_root_setting(&parsed), file, depth);
 	}
+	l->file = file;
+	read_group(l, l->conf->root, config_root_setting(&parsed));
+	if (good)
+		load_includes(l, config_root_setting(&parsed), file, depth);
 	config_destroy(&parsed);
 }
 

@@ -465,6 +465,23 @@ static void test_syntax_error_ends_its_file_only(void **state)
 		      "e:1: log-fil: unknown option; did you mean log-file?\n");
 }
 
+static void test_before_a_syntax_error(void **state)
+{
+	struct buf errors;
+	(void)state;
+	put("c", "run-directory = \"/r\";\nhots-name = \"a\";\nlisteners = ( { port = 1; adress = "
+		 "\"x\"; }, { port = ; } );\n");
+	load_bad("c", "c:2: hots-name: unknown option; did you mean host-name?\n"
+		      "c:3: syntax error; the rest of this file was not read\n"
+		      "c:3: adress: unknown option; did you mean address?\n");
+	buf_init(&errors, TEXT_MAX_BYTES);
+	struct conf *c = conf_load_anyway("c", &errors);
+	assert_string_equal(conf_text(c->root, CO_GLOBAL_run_directory), "/r");
+	assert_true(errors.n > 0);
+	buf_fini(&errors);
+	conf_free(&c);
+}
+
 static void test_files_refused(void **state)
 {
 	(void)state;
@@ -741,6 +758,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_includes_merge, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_include_problems, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_syntax_error_ends_its_file_only, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_before_a_syntax_error, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_files_refused, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_print_is_a_fixed_point, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_encode_filters, setup, teardown),
