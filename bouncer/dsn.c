@@ -90,21 +90,18 @@ static void put_full(struct report *r)
 /* A header line, folded where it is too long for a message. */
 static void put_header_line(struct buf *b, struct str line)
 {
-	char piece[LINE_MAX_BYTES + 1];
-	while (line.n > LINE_MAX_BYTES) {
-		part_line(b, (struct str){line.p, LINE_MAX_BYTES - 1});
-		line.p += LINE_MAX_BYTES -
-			  2; /* the last byte's place is taken by the blank of the fold */
-		line.n -= LINE_MAX_BYTES - 2;
-		size_t n = line.n < LINE_MAX_BYTES ? line.n : LINE_MAX_BYTES;
-		memcpy(piece, line.p, n);
+	char piece[LINE_MAX_BYTES];
+	size_t used = 0; /* of a continuation: the blank that makes it one */
+	do {
+		size_t n = line.n < sizeof(piece) - used ? line.n : sizeof(piece) - used;
+		if (n > 0)
+			memcpy(piece + used, line.p, n);
+		part_line(b, (struct str){piece, used + n});
+		line.p += n;
+		line.n -= n;
 		piece[0] = ' ';
-		if (n < LINE_MAX_BYTES) {
-			part_line(b, (struct str){piece, n});
-			return;
-		}
-	}
-	part_line(b, line);
+		used = 1;
+	} while (line.n > 0);
 }
 
 static void put_headers(struct report *r)

@@ -321,6 +321,9 @@ static void what_is_returned(void **state)
 		if ((strstr(got, "Content-Type: message/rfc822") != NULL) != cases[i].full)
 			fail_msg("%s", cases[i].what);
 		assert_null(strstr(got, "yyy"));
+		assert_null(strstr(got, "\nzz")); /* a header's second line begins with a blank */
+		if (cases[i].content == long_header)
+			assert_int_equal(count(got, "\r\n zz"), 3);
 		free(got);
 	}
 	struct dsn d = base(DSN_FAILED, &full, ORIGINAL, &unknown_user, 1);
