@@ -267,8 +267,9 @@ static void peer_lines(struct peer *p)
 
 static void peer_take(struct peer *p, const unsigned char *bytes, size_t n)
 {
+	static const char junk[] = "JUNK\0\x16\x03JUNK JUNK JUNK JUNK JUNK JUNK\n";
 	if (p->junk)
-		peer_write(p, "JUNK\0\x16\x03JUNK JUNK JUNK JUNK JUNK\n", 37);
+		peer_write(p, junk, sizeof(junk) - 1);
 	if (!p->tls) {
 		buf_put(&p->in, bytes, n);
 		peer_lines(p);
