@@ -304,6 +304,7 @@ void core_route(struct core *core, struct str name, enum route_class class, uint
     struct str text, const struct route_host *hosts, size_t host_count, int64_t now_ms)
 {
 	struct domain *d = domain_find(core, name);
+	unsigned budget = CORE_LOOK;
 
 	core_clock(core, now_ms);
 	if (!d)
@@ -326,6 +327,9 @@ void core_route(struct core *core, struct str name, enum route_class class, uint
 			use_route(core, d, NULL);
 	}
 	domain_idle(core, d);
+	if (core->started)
+		sweep_run(
+		    core, &budget); /* what waited for it goes on at once, a million of it later */
 }
 
 struct str core_destination(const struct core *core, struct str name)
