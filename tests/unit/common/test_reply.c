@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * Replies, good and hostile, as a table. Each is parsed whole, byte by byte, and split once at each place:
- * the answer must always be the same, one bounded line without control characters.
+ * Replies, good and hostile, as a table. Each is parsed whole, byte by byte, and split once at each
+ * place: the answer must always be the same, one bounded line without control characters.
  */
 #include "common/reply.h"
 #include "common/utf8.h"
@@ -28,29 +28,31 @@ struct row {
 
 static const struct row rows[] = {
     {"plain", BYTES("250 ok\r\n"), 1, 250, 1, "2.0.0", false, "250 ok"},
-    {"enhanced", BYTES("550 5.1.1 no such user\r\n"), 1, 550, 1, "5.1.1", true, "550 5.1.1 no such user"},
-    {"lines, codes said once", BYTES("550-5.7.1 one\r\n550-5.7.1 two\r\n550 5.7.1 three\r\n"), 1, 550, 3,
-        "5.7.1", true, "550 5.7.1 one two three"},
-    {"another status on a later line", BYTES("550-5.7.1 one\r\n550 5.7.26 two\r\n"), 1, 550, 2, "5.7.1",
-        true, "550 5.7.1 one 5.7.26 two"},
-    {"status only on the second line", BYTES("550-hello\r\n550 5.7.26 two\r\n"), 1, 550, 2, "5.7.26", true,
-        "550 hello 5.7.26 two"},
+    {"enhanced", BYTES("550 5.1.1 no such user\r\n"), 1, 550, 1, "5.1.1", true,
+	"550 5.1.1 no such user"},
+    {"lines, codes said once", BYTES("550-5.7.1 one\r\n550-5.7.1 two\r\n550 5.7.1 three\r\n"), 1,
+	550, 3, "5.7.1", true, "550 5.7.1 one two three"},
+    {"another status on a later line", BYTES("550-5.7.1 one\r\n550 5.7.26 two\r\n"), 1, 550, 2,
+	"5.7.1", true, "550 5.7.1 one 5.7.26 two"},
+    {"status only on the second line", BYTES("550-hello\r\n550 5.7.26 two\r\n"), 1, 550, 2,
+	"5.7.26", true, "550 hello 5.7.26 two"},
     {"the code's class wins", BYTES("421 5.7.32 from header\r\n"), 1, 421, 1, "4.7.32", true,
-        "421 5.7.32 from header"},
+	"421 5.7.32 from header"},
     {"status without text", BYTES("550 5.7.2\r\n"), 1, 550, 1, "5.7.2", true, "550 5.7.2"},
     {"status 9.9.9", BYTES("550 9.9.9 x\r\n"), 1, 550, 1, "5.0.0", false, "550 9.9.9 x"},
     {"status too long", BYTES("550 5.1234.1 x\r\n"), 1, 550, 1, "5.0.0", false, "550 5.1234.1 x"},
     {"status cut", BYTES("550 5.1\r\n"), 1, 550, 1, "5.0.0", false, "550 5.1"},
     {"status glued", BYTES("550 5.1.1x\r\n"), 1, 550, 1, "5.0.0", false, "550 5.1.1x"},
     {"status of three digits", BYTES("550 5.123.456 x\r\n"), 1, 550, 1, "5.123.456", true,
-        "550 5.123.456 x"},
+	"550 5.123.456 x"},
     {"no text", BYTES("250\r\n"), 1, 250, 1, "2.0.0", false, "250"},
     {"blank text", BYTES("250   \r\n"), 1, 250, 1, "2.0.0", false, "250"},
     {"bare LF", BYTES("250 ok\n"), 1, 250, 1, "2.0.0", false, "250 ok"},
     {"empty lines within", BYTES("250-\r\n250-\r\n250 x\r\n"), 1, 250, 3, "2.0.0", false, "250 x"},
     {"250- only", BYTES("250-\r\n"), 0, 0, 0, NULL, false, NULL},
     {"what follows stays", BYTES("250 ok\r\n250 more"), 1, 250, 1, "2.0.0", false, "250 ok"},
-    {"continued code of the same class", BYTES("250-a\r\n251 b\r\n"), 1, 251, 2, "2.0.0", false, "250 a b"},
+    {"continued code of the same class", BYTES("250-a\r\n251 b\r\n"), 1, 251, 2, "2.0.0", false,
+	"250 a b"},
     {"code changes class", BYTES("250-ok\r\n550 no\r\n"), -EBADMSG, 0, 0, NULL, false, NULL},
     {"354", BYTES("354 go\r\n"), 1, 354, 1, "3.0.0", false, "354 go"},
     {"nothing", BYTES(""), 0, 0, 0, NULL, false, NULL},
@@ -71,13 +73,14 @@ static const struct row rows[] = {
     {"escape codes", BYTES("250 \x1b[2Jx\x7f\r\n"), 1, 250, 1, "2.0.0", false, "250 ?[2Jx?"},
     {"tab", BYTES("250 a\tb\r\n"), 1, 250, 1, "2.0.0", false, "250 a b"},
     {"UTF-8", BYTES("550 5.1.1 gr\xc3\xbc\xc3\x9f\r\n"), 1, 550, 1, "5.1.1", true,
-        "550 5.1.1 gr\xc3\xbc\xc3\x9f"},
+	"550 5.1.1 gr\xc3\xbc\xc3\x9f"},
     {"8-bit noise", BYTES("550 \xff\xfe\xc3\r\n"), 1, 550, 1, "5.0.0", false, "550 ???"},
     {"C1 control, line separator", BYTES("550 \xc2\x85\xe2\x80\xa8\r\n"), 1, 550, 1, "5.0.0", false,
-        "550 ?????"},
+	"550 ?????"},
 };
 
-static int parse_in_steps(const struct row *row, size_t first, size_t step, struct reply_parser *p, size_t *left)
+static int parse_in_steps(
+    const struct row *row, size_t first, size_t step, struct reply_parser *p, size_t *left)
 {
 	size_t have = first < row->n ? first : row->n, eaten = 0;
 	reply_parser_init(p);
@@ -105,10 +108,11 @@ static void check_row(const struct row *row, size_t first, size_t step)
 		fail_msg("%s: %d, wanted %d", row->name, done, row->done);
 	if (done != 1)
 		return;
-	if (p.reply.code != row->code || p.reply.lines != row->lines || p.reply.has_status != row->has_status ||
-	    strcmp(p.reply.status, row->status) != 0 || strcmp(p.reply.text, row->text) != 0)
-		fail_msg("%s: %u %u %s \"%s\"", row->name, p.reply.code, p.reply.lines, p.reply.status,
-		    p.reply.text);
+	if (p.reply.code != row->code || p.reply.lines != row->lines ||
+	    p.reply.has_status != row->has_status || strcmp(p.reply.status, row->status) != 0 ||
+	    strcmp(p.reply.text, row->text) != 0)
+		fail_msg("%s: %u %u %s \"%s\"", row->name, p.reply.code, p.reply.lines,
+		    p.reply.status, p.reply.text);
 	assert_true(utf8_printable(str_of(p.reply.text)));
 }
 
@@ -188,7 +192,8 @@ static void test_text_is_cut_between_characters(void **state)
 		line[n++] = '\n';
 		assert_int_equal(parse_all(&p, line, n), 1);
 		assert_true(utf8_printable(str_of(p.reply.text)));
-		assert_true(strlen(p.reply.text) > REPLY_TEXT_MAX - 4 && strlen(p.reply.text) <= REPLY_TEXT_MAX);
+		assert_true(strlen(p.reply.text) > REPLY_TEXT_MAX - 4 &&
+			    strlen(p.reply.text) <= REPLY_TEXT_MAX);
 	}
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * Both ends of TLS in memory: handshake, data, resumption in both versions, bytes one at a time, garbage,
- * truncation, bounds. The version is chosen by OpenSSL's configuration file, which tls_init() reads.
+ * Both ends of TLS in memory: handshake, data, resumption in both versions, bytes one at a time,
+ * garbage, truncation, bounds. The version is chosen by OpenSSL's configuration file, which
+ * tls_init() reads.
  */
 #include "common/tls.h"
 #include "tests/unit/common/test_cert.h"
@@ -27,7 +28,8 @@ struct pair {
 static struct tls_context *server_context(void)
 {
 	char err[256];
-	struct tls_context *c = tls_server_context(str_of(test_cert_pem), str_of(test_key_pem), err);
+	struct tls_context *c =
+	    tls_server_context(str_of(test_cert_pem), str_of(test_key_pem), err);
 	assert_non_null(c);
 	return c;
 }
@@ -40,7 +42,8 @@ static struct tls_context *client_context(const char *ca)
 	return c;
 }
 
-static void pair_init(struct pair *p, struct tls_context *client, struct tls_context *server, const char *key)
+static void pair_init(
+    struct pair *p, struct tls_context *client, struct tls_context *server, const char *key)
 {
 	memset(p, 0, sizeof(*p));
 	p->client = tls_connect(client, STR("mx.test.example"), str_of(key));
@@ -149,7 +152,8 @@ static void test_bounded_plain(void **state)
 	tls_context_free(&s);
 }
 
-static void connect_once(struct tls_context *c, struct tls_context *s, const char *key, bool resumed)
+static void connect_once(
+    struct tls_context *c, struct tls_context *s, const char *key, bool resumed)
 {
 	struct pair p;
 	char text[200];
@@ -226,8 +230,8 @@ static void test_resumption_in_tls_1_2(void **state)
 static void test_garbage(void **state)
 {
 	(void)state;
-	static const char *const noise[] = {"220 hello\r\n250 I am no TLS server\r\n", "\x16\x03\x01\xff\xff",
-	    "\x15\x03\x03\x00\x02\x02\x28", "\x17\x03\x03\x00\x05xxxxx"};
+	static const char *const noise[] = {"220 hello\r\n250 I am no TLS server\r\n",
+	    "\x16\x03\x01\xff\xff", "\x15\x03\x03\x00\x02\x02\x28", "\x17\x03\x03\x00\x05xxxxx"};
 	struct tls_context *c = client_context(""), *s = server_context();
 	for (size_t i = 0; i < COUNT_OF(noise); i++) {
 		struct pair p;
@@ -236,8 +240,10 @@ static void test_garbage(void **state)
 		size_t n = i == 1 ? 5 : i == 2 ? 7 : i == 3 ? 10 : strlen(noise[i]);
 		buf_put(&p.to_client, noise[i], n);
 		buf_put(&p.to_server, noise[i], n);
-		enum tls_state client = tls_feed(p.client, &p.to_client, &p.client_plain, &p.to_server);
-		enum tls_state server = tls_feed(p.server, &p.to_server, &p.server_plain, &p.to_client);
+		enum tls_state client =
+		    tls_feed(p.client, &p.to_client, &p.client_plain, &p.to_server);
+		enum tls_state server =
+		    tls_feed(p.server, &p.to_server, &p.server_plain, &p.to_client);
 		assert_true(client == TLS_FAILED || (i == 1 && client == TLS_HANDSHAKE));
 		assert_true(server == TLS_FAILED || (i == 1 && server == TLS_HANDSHAKE));
 		tls_describe(p.client, why, sizeof(why));
@@ -249,7 +255,8 @@ static void test_garbage(void **state)
 	tls_context_free(&s);
 }
 
-/* Each flight cut at each place, and each byte of it turned around: fails or waits, nothing else. */
+/* Each flight cut at each place, and each byte of it turned around: fails or waits, nothing else.
+ */
 static void test_truncated_and_damaged(void **state)
 {
 	(void)state;
@@ -270,7 +277,8 @@ static void test_truncated_and_damaged(void **state)
 			p.to_client.n = i < p.to_client.n ? i : p.to_client.n;
 		else if (i < p.to_client.n)
 			p.to_client.p[i] ^= 0x55;
-		enum tls_state got = tls_feed(p.client, &p.to_client, &p.client_plain, &p.to_server);
+		enum tls_state got =
+		    tls_feed(p.client, &p.to_client, &p.client_plain, &p.to_server);
 		assert_true(got == TLS_HANDSHAKE || got == TLS_FAILED || i % 2 == 1);
 		assert_int_equal(p.client_plain.n, 0);
 		pair_fini(&p);
@@ -289,7 +297,8 @@ static void test_damage_in_an_open_connection(void **state)
 	pump(&p, 1 << 20);
 	assert_int_equal(tls_write(p.server, "250 ok\r\n", 8, &p.to_client), 0);
 	p.to_client.p[p.to_client.n - 1] ^= 1;
-	assert_int_equal(tls_feed(p.client, &p.to_client, &p.client_plain, &p.to_server), TLS_FAILED);
+	assert_int_equal(
+	    tls_feed(p.client, &p.to_client, &p.client_plain, &p.to_server), TLS_FAILED);
 	assert_int_equal(p.client_plain.n, 0);
 	assert_int_equal(tls_write(p.client, "x", 1, &p.to_server), -EPROTO);
 	pair_fini(&p);

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: ISC */
 #pragma once
 /*
- * The stage of the replay tests: smtp-out's real code on real loopback sockets, between a qmgr that the
- * test plays over a socket pair and a server that obeys a script; all in one loop, nothing sleeps.
+ * The stage of the replay tests: smtp-out's real code on real loopback sockets, between a qmgr that
+ * the test plays over a socket pair and a server that obeys a script; all in one loop, nothing
+ * sleeps.
  *
- * A script is a list of rules: at this line from the client (a prefix; "CONNECT" for the connection, "."
- * for the end of the message, "half" for half of it), send this. The first rule that matches and is not
- * used up counts; without one the server answers as a good one would. In what is sent, a part that begins
- * with '!' is an act: !close, !rst, !silent, !tls,
- * !junk (answers everything that follows with noise), !long (5,200 characters), !lines (300 of them),
- * !again (the rule stays), !default.
+ * A script is a list of rules: at this line from the client (a prefix; "CONNECT" for the
+ * connection, "." for the end of the message, "half" for half of it), send this. The first rule
+ * that matches and is not used up counts; without one the server answers as a good one would. In
+ * what is sent, a part that begins with '!' is an act: !close, !rst, !silent, !tls, !junk (answers
+ * everything that follows with noise), !long (5,200 characters), !lines (300 of them), !again (the
+ * rule stays), !default.
  */
 #include "common/clock.h"
 #include "common/envelope.h"
@@ -54,7 +55,7 @@ struct peer {
 	bool pipelining;
 	bool junk, in_data, half_told, silent, closed, saw_eof, saw_reset, secure, over_pending;
 	struct buf in, all, out; /* all: every command line, for assertions; out: ciphertext */
-	struct buf message;      /* the last message, as received, dot line included */
+	struct buf message;	 /* the last message, as received, dot line included */
 	struct tls_context *tls_context;
 	struct tls *tls;
 	unsigned connections, messages, resumed;
@@ -69,22 +70,24 @@ struct stage {
 	struct loop_timer guard;
 	int segment_fd;
 	uint64_t offset[JOBS_MAX], id[JOBS_MAX];
-	unsigned rcpts;          /* of each message */
-	char results[4096];      /* "delivered dot 250 2.0.0;…", a line a transaction */
-	char closed[300];        /* "done quit 0" */
+	unsigned rcpts;	    /* of each message */
+	char results[4096]; /* "delivered dot 250 2.0.0;…", a line a transaction */
+	char closed[300];   /* "done quit 0" */
 	char closed_text[1000], last_text[1000], last_said_by[256];
 	unsigned readies, result_count, closes, have_conns, have_jobs, state_ends;
 	uint32_t rcpt_max, mail_max;
 	uint8_t ready_tls;
 	bool last_relayed, timed_out;
 	uint64_t reports; /* seen on this channel */
-	unsigned jobs_at_ready, close_after; /* jobs sent when ready; CONN_CLOSE after so many results */
+	unsigned jobs_at_ready,
+	    close_after; /* jobs sent when ready; CONN_CLOSE after so many results */
 	unsigned jobs_total, jobs_sent;
 	bool hard;
 	int64_t closed_at_ms;
 };
 
-/* --- the server ----------------------------------------------------------------------------------- */
+/* --- the server
+ * ----------------------------------------------------------------------------------- */
 
 static void peer_close(struct peer *p, bool reset)
 {
@@ -174,7 +177,8 @@ static void peer_ehlo(struct peer *p)
 	peer_write(p, "250-mx.test.example\r\n", 21);
 	char caps[2000];
 	snprintf(caps, sizeof(caps), "%s", p->caps ? p->caps : "");
-	for (char *save = NULL, *cap = strtok_r(caps, "|", &save); cap; cap = strtok_r(NULL, "|", &save)) {
+	for (char *save = NULL, *cap = strtok_r(caps, "|", &save); cap;
+	     cap = strtok_r(NULL, "|", &save)) {
 		char line[2100];
 		int n = snprintf(line, sizeof(line), "250-%s\r\n", cap);
 		peer_write(p, line, (size_t)n);
@@ -223,8 +227,8 @@ static void peer_data(struct peer *p)
 {
 	struct buf *in = &p->in;
 	const unsigned char *end = in->n >= 3 && memcmp(in->p, ".\r\n", 3) == 0 && p->message.n == 0
-	    ? in->p
-	    : memmem(in->p, in->n, "\r\n.\r\n", 5);
+				       ? in->p
+				       : memmem(in->p, in->n, "\r\n.\r\n", 5);
 	if (!end) { /* keep what may be the beginning of an end */
 		if (!p->half_told && p->half_at && in->n + p->message.n > p->half_at) {
 			p->half_told = true;
@@ -362,7 +366,8 @@ static void peer_fini(struct peer *p)
 	tls_context_free(&p->tls_context);
 }
 
-/* --- qmgr ----------------------------------------------------------------------------------------- */
+/* --- qmgr
+ * ----------------------------------------------------------------------------------------- */
 
 static const char *const verdict_names[] = {"delivered", "deferred", "failed", "retry"};
 static const char *const cause_names[] = {
@@ -378,11 +383,11 @@ static void stage_send_job(struct stage *s)
 		buf_u16(&rcpts, (uint16_t)i);
 	unsigned i = s->jobs_sent++;
 	chan_send_job(s->qmgr, &(struct msg_job){.conn = CONN,
-	                           .transaction = 1000 + i,
-	                           .id = s->id[i],
-	                           .segment = SEGMENT,
-	                           .offset = s->offset[i],
-	                           .rcpts = {(const char *)rcpts.p, rcpts.n}});
+				   .transaction = 1000 + i,
+				   .id = s->id[i],
+				   .segment = SEGMENT,
+				   .offset = s->offset[i],
+				   .rcpts = {(const char *)rcpts.p, rcpts.n}});
 	buf_fini(&rcpts);
 }
 
@@ -398,9 +403,9 @@ static void take_result(struct stage *s, const struct msg_result *m)
 	unsigned n = 0;
 	size_t at = strlen(s->results);
 	while (result_take(&rest, &r) == 1) {
-		at += (size_t)snprintf(s->results + at, sizeof(s->results) - at, "%s%s %s %u %.*s%s",
-		    n++ ? ";" : "", verdict_names[r.verdict], stage_name(r.stage), r.code,
-		    STR_ARG(r.status), r.past_dot ? " past" : "");
+		at += (size_t)snprintf(s->results + at, sizeof(s->results) - at,
+		    "%s%s %s %u %.*s%s", n++ ? ";" : "", verdict_names[r.verdict],
+		    stage_name(r.stage), r.code, STR_ARG(r.status), r.past_dot ? " past" : "");
 		assert_true(at < sizeof(s->results));
 		assert_true(r.ordinal < s->rcpts && r.text.n <= REPLY_TEXT_MAX);
 		s->last_relayed = r.relayed;
@@ -422,8 +427,8 @@ static void take_closed(struct stage *s, const struct msg_conn_closed *m)
 	s->closes++;
 	s->reports++;
 	s->closed_at_ms = clock_mono_ms();
-	snprintf(s->closed, sizeof(s->closed), "%s %s %u", cause_names[m->cause], stage_name(m->stage),
-	    m->code);
+	snprintf(s->closed, sizeof(s->closed), "%s %s %u", cause_names[m->cause],
+	    stage_name(m->stage), m->code);
 	str_copy(s->closed_text, sizeof(s->closed_text), m->text);
 	loop_stop(s->loop);
 }
@@ -485,25 +490,28 @@ static void stage_qmgr(struct stage *s)
 {
 	static msg_dispatch_fn *const dispatch[] = {qmgr_dispatch, NULL};
 	int pair[2];
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
+	assert_int_equal(
+	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
 	s->reports = 0;
 	s->qmgr = chan_new(s->loop, pair[0],
 	    &(struct chan_spec){.peer_roles = ROLE_smtp_out | ROLE_reader,
-	        .dispatch = dispatch,
-	        .on_close = qmgr_closed,
-	        .ctx = s});
+		.dispatch = dispatch,
+		.on_close = qmgr_closed,
+		.ctx = s});
 	out_attach(&s->out, pair[1]);
 }
 
 static void stage_segment(struct stage *s)
 {
 	int fd = fcntl(s->segment_fd, F_DUPFD_CLOEXEC, 0);
-	chan_send_segment_open(s->qmgr,
-	    &(struct msg_segment_open){.segment = SEGMENT, .nonce_high = 1, .nonce_low = 2, .fd = fd});
+	chan_send_segment_open(
+	    s->qmgr, &(struct msg_segment_open){
+			 .segment = SEGMENT, .nonce_high = 1, .nonce_low = 2, .fd = fd});
 	close(fd);
 }
 
-/* --- messages ------------------------------------------------------------------------------------- */
+/* --- messages
+ * ------------------------------------------------------------------------------------- */
 
 struct content {
 	unsigned rcpts;
@@ -512,12 +520,14 @@ struct content {
 	size_t bytes; /* of content; at least some header */
 };
 
-/* Content of that many bytes: numbered lines of 64, dot-stuffed where they need it, ended with CRLF. */
+/* Content of that many bytes: numbered lines of 64, dot-stuffed where they need it, ended with
+ * CRLF. */
 static void content_make(struct buf *b, size_t n)
 {
 	buf_cstr(b, "Subject: test\r\n\r\n..stuffed\r\n");
 	for (unsigned i = 0; b->n + 66 < n; i++)
-		buf_printf(b, "%08u ....... ....... ....... ....... ....... ....... .......\r\n", i);
+		buf_printf(
+		    b, "%08u ....... ....... ....... ....... ....... ....... .......\r\n", i);
 	while (b->n + 2 < n)
 		buf_u8(b, 'x');
 	buf_cstr(b, "\r\n");
@@ -566,7 +576,8 @@ static void stage_message(struct stage *s, unsigned i, const struct content *c)
 	buf_put(&file, head, sizeof(head));
 	buf_put(&file, envelope.p, envelope.n);
 	buf_put(&file, content.p, content.n);
-	assert_int_equal(pwrite(s->segment_fd, file.p, file.n, (off_t)s->offset[i]), (ssize_t)file.n);
+	assert_int_equal(
+	    pwrite(s->segment_fd, file.p, file.n, (off_t)s->offset[i]), (ssize_t)file.n);
 	s->rcpts = c->rcpts;
 	buf_fini(&envelope);
 	buf_fini(&content);
@@ -585,7 +596,8 @@ static void stage_check_message(struct stage *s, size_t bytes)
 	buf_fini(&want);
 }
 
-/* --- the stage ------------------------------------------------------------------------------------ */
+/* --- the stage
+ * ------------------------------------------------------------------------------------ */
 
 static void guard_fired(void *arg)
 {
