@@ -67,6 +67,7 @@ static void verb_status(
 		json_array_append_new(servers, server_row(&server));
 	json_object_set_new(row, "servers", servers);
 	json_object_set_new(row, "trust_ad", json_boolean(r->used != NULL && r->used->trusted));
+	json_object_set_new(row, "qmgr", json_boolean(r->qmgr != NULL));
 	control_row(reply, row);
 	control_end(reply, EX_OK, "%s", "");
 }
