@@ -845,6 +845,10 @@ void dialogue_fini(struct dialogue *d)
 
 void dialogue_add(struct dialogue *d, struct txn *t)
 {
+	if (d->state == DIALOGUE_ENDED) { /* handed back like what was queued */
+		txn_free(&t);
+		return;
+	}
 	t->at = AT_MAIL;
 	*d->queue_end = t;
 	d->queue_end = &t->next;
