@@ -411,13 +411,19 @@ static void on_channel_hello(void *ctx, struct chan *chan, const struct msg_hell
 		chan_close(chan, "it says it is somebody else");
 }
 
+/* A process that dies with frames unread resets its channel. */
+static bool is_death(const char *why)
+{
+	return strcmp(why, "end of file") == 0 || strcmp(why, strerrordesc_np(ECONNRESET)) == 0;
+}
+
 static void on_channel_close(void *ctx, struct chan *chan, const char *why)
 {
 	struct slot *s = ctx;
 	char name[32];
 	(void)chan;
 	s->chan = NULL;
-	if (strcmp(why, "end of file") != 0 && s->state != WORKER_ENDING) {
+	if (!is_death(why) && s->state != WORKER_ENDING) {
 		log_error("the channel of %s (pid %d) closes: %s", slot_name(s, name), s->pid, why);
 		s->why_killed = "its channel closed";
 	}
