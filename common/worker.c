@@ -206,6 +206,9 @@ void on_file(void *ctx, struct chan *from_chan, struct msg_file *m)
 		log_open(proc_name(w->spec->process), w->log_fd, m->index != 0);
 		if (old >= 0)
 			close(old);
+		int copy = w->spec->on_file ? fcntl(w->log_fd, F_DUPFD_CLOEXEC, 0) : -1;
+		if (copy >= 0) /* who writes a log of its own has a descriptor of its own */
+			w->spec->on_file(w->spec->ctx, FILE_LOG, m->index, copy);
 	} else if (w->spec->on_file) {
 		w->spec->on_file(w->spec->ctx, m->kind, m->index, msg_take_fd(&m->fd));
 	}

@@ -143,6 +143,10 @@ static void on_a_file(void *ctx, enum file_kind kind, uint16_t index, int fd)
 {
 	char text[64];
 	(void)ctx;
+	if (kind == FILE_LOG) {
+		close(fd);
+		return;
+	}
 	int n = snprintf(text, sizeof(text), "file %d.%u generation %u\n", (int)kind, index,
 	    worker_generation(self.worker));
 	if (write(fd, text, (size_t)n) < 0)
