@@ -142,6 +142,16 @@ void log_as(const char *service, long pid, int64_t wall_ms, struct str text)
 	line_out(LOG_LEVEL_INFO, service, pid, wall_ms, text);
 }
 
+void log_host(char *out, size_t size)
+{
+	snprintf(out, size, "%s", state.host);
+}
+
+bool log_is_bare(void)
+{
+	return state.bare;
+}
+
 void log_hold(void)
 {
 	state.holding = true;

@@ -21,6 +21,9 @@ void log_as(const char *service, long pid, int64_t wall_ms, struct str text);
  * ends it. For a turn that logs many deliveries. */
 void log_hold(void);
 void log_flush(void);
+/* For a writer of lines of its own (qmgr's logger): the host name in them; is it a terminal, without "<N>"? */
+void log_host(char *out, size_t size);
+bool log_is_bare(void);
 /* Copies with control characters, non-UTF-8 and DEL replaced by '?', cut to fit. */
 char *log_clean(char *out, size_t size, struct str s);
 /* A bad start: what, why, what to do; exits with a code of sysexits.h. */

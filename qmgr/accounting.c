@@ -1,0 +1,381 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * Accounting records: PowerMTA's types and field names, then ours, as CSV (RFC 4180) or JSON lines.
+ * One table of fields makes the header, the CSV line and the JSON object.
+ */
+#include "common/log.h"
+#include "common/record.h"
+#include "qmgr/logger_lines.h"
+#include <inttypes.h>
+#include <stdio.h>
+#include <time.h>
+
+enum { TYPE_NAMES = 7 };
+static const struct {
+	const char *name;
+	unsigned bit;
+} types[TYPE_NAMES] = {{"d", ACCOUNT_DELIVERED}, {"b", ACCOUNT_BOUNCED}, {"t", ACCOUNT_DEFERRED},
+    {"tq", ACCOUNT_QUEUE_DEFERRED}, {"r", ACCOUNT_RECEIVED}, {"rb", ACCOUNT_REMOTE_BOUNCE},
+    {"f", ACCOUNT_FEEDBACK}};
+
+unsigned account_types_parse(const struct conf_value *records)
+{
+	unsigned bits = 0;
+	for (size_t i = 0; i < records->count; i++)
+		for (size_t t = 0; t < TYPE_NAMES; t++)
+			if (strcmp(records->texts[i], types[t].name) == 0)
+				bits |= types[t].bit;
+	return records->count > 0 ? bits : ACCOUNT_DELIVERED | ACCOUNT_BOUNCED;
+}
+
+static const char *type_name(unsigned bit)
+{
+	for (size_t t = 0; t < TYPE_NAMES; t++)
+		if (types[t].bit == bit)
+			return types[t].name;
+	return "";
+}
+
+unsigned account_type_of(const struct j_outcome *o, const struct j_rcpt *rcpt)
+{
+	switch (rcpt->outcome) {
+	case OUTCOME_DELIVERED:
+		return ACCOUNT_DELIVERED;
+	case OUTCOME_BOUNCED:
+	case OUTCOME_EXPIRED:
+	case OUTCOME_DELETED:
+		return ACCOUNT_BOUNCED;
+	case OUTCOME_DEFERRED:
+		return o->transaction != 0 && rcpt->result.stage >= STAGE_MAIL &&
+			       rcpt->result.stage != STAGE_INTERNAL
+			   ? ACCOUNT_DEFERRED
+			   : ACCOUNT_QUEUE_DEFERRED;
+	default:
+		return 0;
+	}
+}
+
+/* All that a line can say; what does not apply stays empty. */
+struct fields {
+	unsigned type;
+	uint64_t logged_ms, queued_ms, size, id;
+	struct str orig, rcpt, orcpt, status, diag, mta_name, address, source, esmtp, vmta,
+	    campaign, envid, queue, tenant, src_helo, src_client;
+	bool has_attempt, has_delivery;
+	unsigned attempt;
+	bool uncertain;
+};
+
+static void put_time(struct buf *b, uint64_t ms)
+{
+	time_t s = (time_t)(ms / 1000);
+	struct tm tm;
+	char text[40];
+	if (localtime_r(&s, &tm) != NULL &&
+	    strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S%z", &tm) > 0)
+		buf_cstr(b, text);
+}
+
+static const char *action_of(unsigned type)
+{
+	if (type == ACCOUNT_DELIVERED)
+		return "relayed";
+	if (type == ACCOUNT_BOUNCED)
+		return "failed";
+	return type == ACCOUNT_RECEIVED ? "" : "delayed";
+}
+
+static void f_type(struct buf *b, const struct fields *f)
+{
+	buf_cstr(b, type_name(f->type));
+}
+static void f_logged(struct buf *b, const struct fields *f)
+{
+	put_time(b, f->logged_ms);
+}
+static void f_queued(struct buf *b, const struct fields *f)
+{
+	put_time(b, f->queued_ms);
+}
+static void f_orig(struct buf *b, const struct fields *f)
+{
+	buf_str(b, f->orig);
+}
+static void f_rcpt(struct buf *b, const struct fields *f)
+{
+	buf_str(b, f->rcpt);
+}
+static void f_orcpt(struct buf *b, const struct fields *f)
+{
+	buf_str(b, f->orcpt);
+}
+static void f_action(struct buf *b, const struct fields *f)
+{
+	buf_cstr(b, action_of(f->type));
+}
+static void f_status(struct buf *b, const struct fields *f)
+{
+	buf_str(b, f->status);
+}
+static void f_empty(struct buf *b, const struct fields *f)
+{
+	(void)b, (void)f;
+}
+static void f_smtp(struct buf *b, const struct fields *f)
+{
+	(void)f, buf_cstr(b, "smtp");
+}
+static void f_source(struct buf *b, const struct fields *f)
+{
+	buf_str(b, f->source);
+}
+static void f_address(struct buf *b, const struct fields *f)
+{
+	buf_str(b, f->address);
+}
+static void f_esmtp(struct buf *b, const struct fields *f)
+{
+	buf_str(b, f->esmtp);
+}
+static void f_size(struct buf *b, const struct fields *f)
+{
+	buf_printf(b, "%" PRIu64, f->size);
+}
+static void f_vmta(struct buf *b, const struct fields *f)
+{
+	buf_str(b, f->vmta);
+}
+static void f_job(struct buf *b, const struct fields *f)
+{
+	buf_str(b, f->campaign);
+}
+static void f_envid(struct buf *b, const struct fields *f)
+{
+	buf_str(b, f->envid);
+}
+static void f_queue(struct buf *b, const struct fields *f)
+{
+	buf_str(b, f->queue);
+}
+static void f_tenant(struct buf *b, const struct fields *f)
+{
+	buf_str(b, f->tenant);
+}
+static void f_mode(struct buf *b, const struct fields *f)
+{
+	(void)f, buf_cstr(b, "normal");
+}
+static void f_uncertain(struct buf *b, const struct fields *f)
+{
+	buf_cstr(b, f->uncertain ? "1" : "0");
+}
+
+static void f_diag(struct buf *b, const struct fields *f)
+{
+	if (f->diag.n > 0)
+		buf_cstr(b, "smtp;");
+	buf_str(b, f->diag);
+}
+
+static void f_mta(struct buf *b, const struct fields *f)
+{
+	if (f->mta_name.n > 0)
+		buf_printf(b, "%.*s (%.*s)", STR_ARG(f->mta_name), STR_ARG(f->address));
+}
+
+static void f_src_mta(struct buf *b, const struct fields *f)
+{
+	if (f->src_helo.n > 0)
+		buf_printf(b, "%.*s (%.*s)", STR_ARG(f->src_helo), STR_ARG(f->src_client));
+}
+
+static void f_dlv_type(struct buf *b, const struct fields *f)
+{
+	if (f->has_delivery)
+		buf_cstr(b, "smtp");
+}
+
+static void f_attempt(struct buf *b, const struct fields *f)
+{
+	if (f->has_attempt)
+		buf_printf(b, "%u", f->attempt);
+}
+
+static void f_id(struct buf *b, const struct fields *f)
+{
+	char text[RECORD_ID_TEXT];
+	record_id_print(text, f->id);
+	buf_cstr(b, text);
+}
+
+static const struct {
+	const char *name;
+	void (*put)(struct buf *b, const struct fields *f);
+	bool is_number;
+} columns[] = {
+    {"type", f_type, false},
+    {"timeLogged", f_logged, false},
+    {"timeQueued", f_queued, false},
+    {"orig", f_orig, false},
+    {"rcpt", f_rcpt, false},
+    {"orcpt", f_orcpt, false},
+    {"dsnAction", f_action, false},
+    {"dsnStatus", f_status, false},
+    {"dsnDiag", f_diag, false},
+    {"dsnMta", f_mta, false},
+    {"bounceCat", f_empty, false},
+    {"srcType", f_smtp, false},
+    {"srcMta", f_src_mta, false},
+    {"dlvType", f_dlv_type, false},
+    {"dlvSourceIp", f_source, false},
+    {"dlvDestinationIp", f_address, false},
+    {"dlvEsmtpAvailable", f_esmtp, false},
+    {"dlvSize", f_size, true},
+    {"vmta", f_vmta, false},
+    {"jobId", f_job, false},
+    {"envId", f_envid, false},
+    {"queue", f_queue, false},
+    {"vmtaPool", f_empty, false},
+    {"tenant", f_tenant, false},
+    {"attempt", f_attempt, true},
+    {"messageId", f_id, false},
+    {"mode", f_mode, false},
+    {"rule", f_empty, false},
+    {"uncertain", f_uncertain, true},
+};
+
+void account_header(struct buf *b)
+{
+	for (size_t i = 0; i < COUNT_OF(columns); i++)
+		buf_printf(b, "%s%s", i ? "," : "", columns[i].name);
+	buf_cstr(b, "\r\n");
+}
+
+static void csv_value(struct buf *b, struct str s)
+{
+	bool quote = false;
+	for (size_t i = 0; i < s.n; i++)
+		quote |= s.p[i] == ',' || s.p[i] == '"' || s.p[i] == '\r' || s.p[i] == '\n';
+	if (!quote) {
+		buf_str(b, s);
+		return;
+	}
+	buf_cstr(b, "\"");
+	for (size_t i = 0; i < s.n; i++) {
+		if (s.p[i] == '"')
+			buf_cstr(b, "\"");
+		buf_put(b, s.p + i, 1);
+	}
+	buf_cstr(b, "\"");
+}
+
+static void json_value(struct buf *b, struct str s)
+{
+	buf_cstr(b, "\"");
+	for (size_t i = 0; i < s.n; i++) {
+		unsigned char c = (unsigned char)s.p[i];
+		if (c == '"' || c == '\\')
+			buf_printf(b, "\\%c", c);
+		else if (c < 0x20)
+			buf_printf(b, "\\u%04x", c);
+		else
+			buf_put(b, &c, 1);
+	}
+	buf_cstr(b, "\"");
+}
+
+static void put_line(struct buf *b, enum account_format format, const struct fields *f)
+{
+	struct buf value;
+	char text[2048];
+	buf_init(&value, 65536);
+	for (size_t i = 0; i < COUNT_OF(columns); i++) {
+		buf_reset(&value);
+		columns[i].put(&value, f);
+		struct str s = {
+		    log_clean(text, sizeof(text), (struct str){(const char *)value.p, value.n}), 0};
+		s.n = strlen(s.p);
+		if (format == ACCOUNT_CSV) {
+			buf_cstr(b, i ? "," : "");
+			csv_value(b, s);
+			continue;
+		}
+		buf_printf(b, "%s\"%s\":", i ? "," : "{", columns[i].name);
+		if (columns[i].is_number)
+			buf_str(b, s.n > 0 ? s : STR("null"));
+		else
+			json_value(b, s);
+	}
+	buf_cstr(b, format == ACCOUNT_CSV ? "\r\n" : "}\n");
+	buf_fini(&value);
+}
+
+/* "NAME[IP]:PORT" */
+static void split_relay(struct fields *f, struct str relay)
+{
+	struct str rest = relay;
+	f->mta_name = str_cut(&rest, '[');
+	f->address = str_cut(&rest, ']');
+	f->has_delivery = relay.n > 0;
+}
+
+void account_outcome(struct buf *b, enum account_format format, const struct j_outcome *o,
+    const struct j_rcpt *rcpt, const struct envelope *e)
+{
+	const struct rcpt_result *r = &rcpt->result;
+	struct fields f = {.type = account_type_of(o, rcpt),
+	    .logged_ms = o->wall_ms,
+	    .queued_ms = o->arrived_ms,
+	    .size = o->bytes,
+	    .id = o->id,
+	    .orig = o->sender,
+	    .rcpt = r->address,
+	    .orcpt = r->orcpt,
+	    .status = r->status,
+	    .diag = r->text,
+	    .source = o->source,
+	    .esmtp = o->esmtp,
+	    .vmta = o->vmta,
+	    .campaign = o->campaign,
+	    .envid = o->envid,
+	    .queue = o->queue,
+	    .tenant = o->tenant,
+	    .has_attempt = true,
+	    .attempt = rcpt->attempts,
+	    .uncertain = (rcpt->flags & JOB_UNCERTAIN) != 0};
+	split_relay(&f, o->relay);
+	if (e != NULL) {
+		f.orig = e->sender;
+		f.envid = e->envid;
+		f.src_helo = e->helo;
+		f.src_client = e->client;
+		if (r->ordinal < e->rcpt_count) {
+			f.rcpt = e->rcpt[r->ordinal].address;
+			f.orcpt = e->rcpt[r->ordinal].orcpt;
+		}
+	}
+	put_line(b, format, &f);
+}
+
+void account_received(struct buf *b, enum account_format format, const struct j_received *r)
+{
+	struct rd rd = rd_of(r->rcpts.p, r->rcpts.n);
+	struct fields f = {.type = ACCOUNT_RECEIVED,
+	    .logged_ms = r->wall_ms,
+	    .queued_ms = r->arrived_ms,
+	    .size = r->bytes,
+	    .id = r->id,
+	    .orig = r->sender,
+	    .vmta = r->vmta,
+	    .campaign = r->campaign,
+	    .envid = r->envid,
+	    .tenant = r->tenant,
+	    .src_helo = r->helo,
+	    .src_client = r->client};
+	while (rd.n > 0 && !rd.bad) {
+		f.rcpt = rd_str16(&rd);
+		f.orcpt = rd_str16(&rd);
+		if (!rd.bad)
+			put_line(b, format, &f);
+	}
+}

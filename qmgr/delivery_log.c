@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * Lines of the delivery log, in Postfix's shapes: its readers split at ", ", want nothing between
+ * relay= and status=, and take what follows the closing parenthesis as harmless. Ours is
+ * "uncertain" there.
+ */
+#include "common/log.h"
+#include "common/record.h"
+#include "qmgr/logger_lines.h"
+#include <inttypes.h>
+#include <stdio.h>
+
+enum { TEXT_MAX = 1200 }; /* of a reply in a line: LOG_LINE_MAX less the rest */
+
+static void id_line(struct buf *b, const char *service, uint64_t wall_ms, uint64_t id,
+    log_prefix_fn *prefix, void *ctx)
+{
+	char text[RECORD_ID_TEXT];
+	record_id_print(text, id);
+	prefix(ctx, b, service, wall_ms);
+	buf_cstr(b, text);
+	buf_cstr(b, ": ");
+}
+
+static void clean(struct buf *b, struct str s)
+{
+	char text[TEXT_MAX];
+	buf_cstr(b, log_clean(text, sizeof(text), s));
+}
+
+void log_lines_received(struct buf *b, const struct j_received *r, log_prefix_fn *prefix, void *ctx)
+{
+	id_line(b, "qmgr", r->wall_ms, r->id, prefix, ctx);
+	buf_cstr(b, "from=<");
+	clean(b, r->sender);
+	buf_printf(b, ">, size=%" PRIu64 ", nrcpt=%u (queue active)\n", r->bytes, r->rcpt_count);
+}
+
+void log_lines_removed(struct buf *b, const struct j_removed *r, log_prefix_fn *prefix, void *ctx)
+{
+	id_line(b, "qmgr", r->wall_ms, r->id, prefix, ctx);
+	buf_cstr(b, "removed");
+	if (r->why.n > 0) {
+		buf_cstr(b, " (");
+		clean(b, r->why);
+		buf_cstr(b, ")");
+	}
+	buf_cstr(b, "\n");
+}
+
+void log_lines_reported(struct buf *b, const struct j_reported *r, log_prefix_fn *prefix, void *ctx)
+{
+	static const char *const words[DSN_KIND_COUNT] = {"sender non-delivery notification",
+	    "sender delay notification", "sender delivery status notification"};
+	char text[RECORD_ID_TEXT];
+	if (r->kind >= DSN_KIND_COUNT)
+		return;
+	record_id_print(text, r->id);
+	id_line(b, "bouncer", r->wall_ms, r->cause_id, prefix, ctx);
+	buf_printf(b, "%s: %s\n", words[r->kind], text);
+}
+
+/* Seconds with two significant digits, as Postfix has them: 0.01 0.12 1.2 12 123. */
+static void seconds(struct buf *b, uint64_t ms)
+{
+	if (ms < 10)
+		buf_cstr(b, "0");
+	else if (ms < 1000)
+		buf_printf(b, "0.%02u", (unsigned)(ms / 10));
+	else if (ms < 10000)
+		buf_printf(b, "%u.%u", (unsigned)(ms / 1000), (unsigned)(ms % 1000 / 100));
+	else
+		buf_printf(b, "%" PRIu64, ms / 1000);
+}
+
+static uint64_t less(uint64_t a, uint64_t b)
+{
+	return a > b ? a - b : 0;
+}
+
+static void delays(struct buf *b, const struct j_outcome *o)
+{
+	uint64_t all = less(o->wall_ms, o->arrived_ms);
+	uint64_t queued = less(all, (uint64_t)o->connect_ms + o->transmit_ms);
+	buf_cstr(b, ", delay=");
+	seconds(b, all);
+	buf_cstr(b, ", delays=0/"); /* a message is with qmgr within the turn that made it safe */
+	seconds(b, queued);
+	buf_cstr(b, "/");
+	seconds(b, o->connect_ms);
+	buf_cstr(b, "/");
+	seconds(b, o->transmit_ms);
+}
+
+static const char *status_of(uint8_t outcome)
+{
+	switch (outcome) {
+	case OUTCOME_DELIVERED:
+		return "sent";
+	case OUTCOME_DEFERRED:
+		return "deferred";
+	case OUTCOME_BOUNCED:
+		return "bounced";
+	case OUTCOME_EXPIRED:
+		return "expired";
+	default:
+		return NULL;
+	}
+}
+
+static struct str address_of(const struct j_rcpt *rcpt, const struct envelope *e)
+{
+	if (rcpt->result.address.n == 0 && e != NULL && rcpt->result.ordinal < e->rcpt_count)
+		return e->rcpt[rcpt->result.ordinal].address;
+	return rcpt->result.address;
+}
+
+void log_lines_outcome(struct buf *b, const struct j_outcome *o, const struct j_rcpt *rcpt,
+    const struct envelope *e, log_prefix_fn *prefix, void *ctx)
+{
+	const char *status = status_of(rcpt->outcome);
+	if (status == NULL && rcpt->outcome != OUTCOME_DELETED)
+		return;
+	id_line(b, o->relay.n > 0 ? "smtp-out" : "qmgr", o->wall_ms, o->id, prefix, ctx);
+	buf_cstr(b, "to=<");
+	clean(b, address_of(rcpt, e));
+	if (status == NULL) {
+		buf_cstr(b, ">, deleted by an operator\n");
+		return;
+	}
+	buf_cstr(b, ">, relay=");
+	clean(b, o->relay.n > 0 ? o->relay : STR("none"));
+	delays(b, o);
+	buf_cstr(b, ", dsn=");
+	clean(b, rcpt->result.status.n > 0 ? rcpt->result.status : STR("2.0.0"));
+	buf_printf(b, ", status=%s (", status);
+	clean(b, rcpt->result.text);
+	buf_cstr(b, rcpt->flags & JOB_UNCERTAIN ? ") uncertain\n" : ")\n");
+}
