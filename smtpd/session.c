@@ -486,11 +486,12 @@ static void on_io(void *arg, uint32_t events)
 			return; /* the rest comes with the next turn */
 		}
 	}
-	if (readable && can_run(s))
+	bool spurious = readable && !can_run(s);
+	if (readable && !spurious)
 		read_socket(s);
 	else if (events & (EPOLLHUP | EPOLLERR))
 		die_quietly(s); /* cannot be masked: it would come again at once */
-	finish_wakeup(s, readable);
+	finish_wakeup(s, spurious);
 }
 
 static void on_timer(void *arg)
