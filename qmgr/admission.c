@@ -45,6 +45,22 @@ uint64_t admission_auto(const struct qmgr *q)
 	return q->admission.memory / 2 / BYTES_A_RECIPIENT;
 }
 
+static uint64_t between(uint64_t n, uint64_t low, uint64_t high)
+{
+	return n < low ? low : n > high ? high : n;
+}
+
+void admission_sizes(struct qmgr *q)
+{
+	struct statfs fs;
+	if (fstatfs(q->spool_fd, &fs) != 0)
+		return;
+	uint64_t all = (uint64_t)fs.f_blocks * (uint64_t)fs.f_bsize;
+	uint64_t journal = between(all / 64, JOURNAL_FILE_BYTES_MIN, JOURNAL_FILE_BYTES_MAX);
+	q->journal_file_bytes = (uint32_t)(journal / 4096 * 4096);
+	q->segment_bytes = between(all / 64, SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) / 4096 * 4096;
+}
+
 static void look_at_disk(struct qmgr *q)
 {
 	struct admission *a = &q->admission;

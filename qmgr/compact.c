@@ -283,7 +283,7 @@ static void copied(void *arg)
 	c->target->row.mark = c->target_end;
 	segment_changed(c->q, c->target);
 	c->copy_from = c->copy_to;
-	if (c->target_end >= SEGMENT_LIMIT)
+	if (c->target_end >= c->q->segment_bytes)
 		drop_target(c);
 	next_copy(c);
 }

@@ -17,7 +17,6 @@
 
 enum {
 	QUEUES_A_CALL = 64,
-	JOBS_A_CALL = 256,
 	ENVELOPES_A_CALL = 64, /* files read in one call: a few milliseconds when they are cached */
 	LOOK_A_CALL = 20000,   /* jobs looked at in one call: about a millisecond */
 	CHANGES_A_CALL = 2000,
@@ -272,7 +271,6 @@ struct reader {
 	struct buf bytes;
 	struct envelope e;
 	uint64_t id;
-	unsigned reads;
 };
 
 static const struct envelope *read_envelope(
@@ -284,7 +282,6 @@ static const struct envelope *read_envelope(
 	if (r->id != 0)
 		envelope_fini(&r->e);
 	r->id = 0;
-	r->reads++;
 	if (reading_envelope(q, v->segment, v->offset, &rec, &r->bytes) != 0 || rec.id != v->id ||
 	    envelope_decode(&r->e, (struct str){(const char *)r->bytes.p, r->bytes.n}) != 0)
 		return NULL;
@@ -339,32 +336,27 @@ struct messages_state {
 	struct core_cursor cursor;
 	uint64_t limit, shown;
 	struct reader reader;
-	job_ref jobs[JOBS_A_CALL];
-	size_t at, count; /* of jobs: those still to be looked at, in this very call or the next */
-	bool more;
 };
 
-/* References are valid only within one call of the core's user: what is left is looked up again. */
+/* References are valid only within one call: what the limit cuts off is not looked at again. */
 static bool next_messages(void *state, struct control_reply *r)
 {
 	struct messages_state *s = state;
-	s->reader.reads = 0;
-	size_t n = filter_needs_envelope(&s->filter) ? ENVELOPES_A_CALL : JOBS_A_CALL;
-	n = core_jobs(s->q->core, &s->cursor, s->jobs, n, LOOK_A_CALL, &s->more);
+	job_ref jobs[ENVELOPES_A_CALL];
+	bool more;
+	size_t n = core_jobs(s->q->core, &s->cursor, jobs, ENVELOPES_A_CALL, LOOK_A_CALL, &more);
 	for (size_t i = 0; i < n && (s->limit == 0 || s->shown < s->limit); i++) {
 		struct job_view v;
-		if (!core_job(s->q->core, s->jobs[i], &v) || !filter_job(&s->filter, &v))
+		if (!core_job(s->q->core, jobs[i], &v) || !filter_job(&s->filter, &v))
 			continue;
-		const struct envelope *e = NULL;
-		if (filter_needs_envelope(&s->filter)) {
-			e = read_envelope(s->q, &s->reader, &v);
-			if (e == NULL || !filter_envelope(&s->filter, e, v.rcpt))
-				continue;
-		}
+		const struct envelope *e = read_envelope(s->q, &s->reader, &v);
+		if (filter_needs_envelope(&s->filter) &&
+		    (e == NULL || !filter_envelope(&s->filter, e, v.rcpt)))
+			continue;
 		control_row(r, job_row(s->q, &v, e));
 		s->shown++;
 	}
-	if (s->more && (s->limit == 0 || s->shown < s->limit))
+	if (more && (s->limit == 0 || s->shown < s->limit))
 		return true;
 	control_end(r, EX_OK, "%s", "");
 	return false;

@@ -70,6 +70,7 @@ static int add_rcpt(void *ctx, unsigned ordinal, const struct env_rcpt *rcpt)
 	    .campaign = t->e->campaign};
 	if (rcpt->notify & NOTIFY_DELAY)
 		add.flags |= JOB_DELAY_ASKED;
+	add.flags |= JOB_DIRTY;
 	struct redo_rcpt *redo = t->redo ? redo_rcpt_find(t->redo, (uint16_t)ordinal) : NULL;
 	if ((redo != NULL && redo->gone) || (t->check && has_job(t->q, add.id, ordinal)))
 		return 0;

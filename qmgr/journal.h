@@ -49,4 +49,4 @@ int journal_replay(int spool_fd, uint64_t *pos, unsigned max, bool *more, journa
     void *ctx) MUST_USE; /* 0 or -errno */
 /* The lowest and highest file numbers there are; false: none. */
 bool journal_numbers(int spool_fd, uint64_t *lowest, uint64_t *highest);
-enum { JOURNAL_FILE_BYTES = 64 << 20 };
+enum { JOURNAL_FILE_BYTES_MIN = 2 * JOURNAL_RECORD_MAX, JOURNAL_FILE_BYTES_MAX = 64 << 20 };

@@ -207,7 +207,7 @@ void segments_want(struct qmgr *q, struct peer *peer, uint32_t ticket, uint64_t 
 	if (no == REFUSE_NONE &&
 	    (open_of(q, peer) >= SEGMENTS_OF_WRITER_MAX || q->segments.next_number >> 40))
 		no = REFUSE_MEMORY;
-	if (no == REFUSE_NONE && size > q->max_message_bytes * 2 + SEGMENT_BYTES)
+	if (no == REFUSE_NONE && size > q->max_message_bytes * 2 + SEGMENT_BYTES_MAX)
 		no = REFUSE_DISK;
 	if (no != REFUSE_NONE) {
 		chan_send_segment_none(
@@ -215,7 +215,7 @@ void segments_want(struct qmgr *q, struct peer *peer, uint32_t ticket, uint64_t 
 		return;
 	}
 	struct making *m = start_making(
-	    q, size ? SEGMENT_LARGE : SEGMENT_COMMON, size ? size + 4096 : SEGMENT_BYTES);
+	    q, size ? SEGMENT_LARGE : SEGMENT_COMMON, size ? size + 4096 : q->segment_bytes);
 	m->process = peer->process;
 	m->instance = peer->instance;
 	m->generation = peer->generation;
@@ -229,7 +229,7 @@ void segments_want(struct qmgr *q, struct peer *peer, uint32_t ticket, uint64_t 
 void segments_make_compact(
     struct qmgr *q, void (*ready)(void *ctx, struct segment *s, int fd), void *ctx)
 {
-	struct making *m = start_making(q, SEGMENT_COMPACT, SEGMENT_BYTES);
+	struct making *m = start_making(q, SEGMENT_COMPACT, q->segment_bytes);
 	m->process = PROC_qmgr;
 	m->row.process = PROC_qmgr;
 	m->ready = ready;
@@ -251,7 +251,7 @@ static void give(struct qmgr *q, struct making *m)
 		segment_seal(q, s, 0); /* nobody ever had it */
 	} else {
 		s->owner = peer;
-		uint64_t limit = s->row.kind == SEGMENT_LARGE ? m->bytes : SEGMENT_LIMIT;
+		uint64_t limit = s->row.kind == SEGMENT_LARGE ? m->bytes : m->bytes - m->bytes / 16;
 		chan_send_segment_give(peer->chan, &(struct msg_segment_give){.ticket = m->ticket,
 						       .segment = s->row.number,
 						       .nonce_high = s->row.nonce_high,

@@ -28,7 +28,8 @@ void qmgr_init(struct qmgr *q, struct worker *worker, struct loop *loop)
 	    (uint64_t)clock_mono_us() * 0x9e3779b97f4a7c15U ^ (uint64_t)clock_wall_ms(), q->now_ms);
 	q->map_bytes = UINT64_C(256) << 30;
 	q->max_message_bytes = 50 << 20;
-	q->journal_file_bytes = JOURNAL_FILE_BYTES;
+	q->journal_file_bytes = JOURNAL_FILE_BYTES_MAX;
+	q->segment_bytes = SEGMENT_BYTES_MAX;
 }
 
 static bool wants_received(const struct conf *conf)
@@ -103,6 +104,7 @@ void qmgr_open(struct qmgr *q, int spool_fd)
 		die(EX_IOERR, "the spool directory cannot be opened");
 	q->spool_fd = spool_fd;
 	q->now_ms = clock_steady_ms();
+	admission_sizes(q);
 	q->files = iothread_new(q->loop, "files");
 	segments_init(q);
 	decisions_init(q);

@@ -52,8 +52,9 @@ unsigned peer_reader_bit(const struct peer *peer);
 
 /* ---- segments.c: the spool's files ---- */
 enum {
-	SEGMENT_BYTES = 64 << 20, /* preallocated for a common one */
-	SEGMENT_LIMIT = 60 << 20, /* where the writer asks for the next */
+	SEGMENT_BYTES_MAX =
+	    64 << 20, /* preallocated for a common one; less on a small file system */
+	SEGMENT_BYTES_MIN = 1 << 20,
 	SEGMENTS_OF_WRITER_MAX =
 	    64, /* open at once; stops a broken writer from making files forever */
 };
@@ -226,6 +227,7 @@ struct admission {
 	uint64_t free_bytes;
 };
 void admission_init(struct qmgr *q);
+void admission_sizes(struct qmgr *q); /* files' sizes, by that of the file system */
 void admission_start(struct qmgr *q);
 void admission_fini(struct qmgr *q);
 uint64_t admission_auto(const struct qmgr *q); /* spool-max-recipients = auto */
@@ -300,6 +302,7 @@ struct qmgr {
 	int spool_fd;
 	uint64_t map_bytes, max_message_bytes;
 	uint32_t journal_file_bytes;
+	uint64_t segment_bytes; /* preallocated; the writer asks for the next a sixteenth before */
 	struct iothread *files; /* making, deleting, allocating */
 	struct journal *journal;
 	struct store *store;
