@@ -304,7 +304,7 @@ void core_have_conn(struct core *core, unsigned worker, uint64_t id, struct str 
 	size_t slash = queue.n;
 
 	core_clock(core, now_ms);
-	if (conn_find(core, id) || worker >= CORE_WORKERS)
+	if (conn_find(core, id) || worker >= CORE_WORKERS || id >= CORE_ID_END)
 		return;
 	while (slash && queue.p[slash - 1] != '/')
 		slash--;
@@ -338,6 +338,8 @@ int core_have_job(struct core *core, uint64_t conn, uint64_t transaction, uint64
 	struct tx *tx;
 
 	core_clock(core, now_ms);
+	if (transaction >= CORE_ID_END)
+		return -ENOENT;
 	if (transaction >= core->next_id)
 		core->next_id = transaction + 1;
 	if (!c || c->tx_count >= CORE_DEPTH || tx_find(core, transaction))

@@ -406,7 +406,7 @@ bool core_next(struct core *core, struct core_decision *d)
 		job_drop(core, core->ended);
 		core->ended = 0;
 	}
-	for (;;) {
+	for (unsigned steps = CORE_SLICE; steps; steps--) {
 		struct queue *q;
 
 		if (pop(core, d))
@@ -422,4 +422,6 @@ bool core_next(struct core *core, struct core_decision *d)
 		if (step(core, q, d))
 			return true;
 	}
+	core->more = true; /* jobs were put aside without end: go on in the next turn */
+	return false;
 }

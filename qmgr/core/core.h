@@ -12,6 +12,32 @@
  * events; after each, it drains core_next() and carries the decisions out. now_ms is
  * clock_steady_ms() in the daemon and virtual time in tests and in `posternctl simulate`.
  *
+ * After each event: drain core_next(), then call core_tick() by core_next_ms(); that may be at once,
+ * since long work (a million jobs that are due, moved or expired) is done in slices of about a
+ * millisecond, one a core_tick(). All texts and names given to the core are copied.
+ *
+ * Bounds of fairness, tested in test_core_limits.c:
+ * - between two decisions (grant, transaction) of a queue, each other queue with work has at most one;
+ * - in a queue with T tenants that have ready jobs, and L lanes of this tenant that have, a lane gets a
+ *   transaction within T * L transactions of its queue; uncertain mail, behind its lane's other mail,
+ *   every eighth of the lane's;
+ * - where total-max-smtp-out binds, queues without a connection stand in line before those that want
+ *   one more. While one stands there, idle connections elsewhere are closed, and a busy one ends within
+ *   10 transactions more (40, if it is its queue's only one): the n-th in line waits for n such ends.
+ *
+ * Decided here, where contract and standards leave room:
+ * - Two sites whose best MX sets differ but share the lowest host name: the second is named
+ *   [HOST~HASH], so that one domain's MX records cannot disturb another's queue.
+ * - ROUTE_NO_HOST is permanent, 5.4.4: an authoritative "no address" is no failure of a name server.
+ *   A domain's old route serves for a day while a new one cannot be had.
+ * - Mail of a virtual MTA that was removed from the configuration stays in its queue under the old
+ *   name and leaves by the default virtual MTA's sources and settings; the queue's last error says so.
+ * - An inherited connection (core_have_conn, ready) gets no further transaction: how many it has had is
+ *   not known, and max-msg-per-connection is a promise.
+ * - A transaction has at most 1000 recipients, whatever max-rcpt-per-message says.
+ * - bounce-after of jobs that are ready, unrouted or held by the queue's clock is kept to within a 64th of
+ *   it, at least 1 s and at most 60 s; of waiting ones to the second.
+ *
  * A job is one recipient of one message, 64 bytes. References are small numbers, 0 is none; a freed
  * one may be used again, so the shell keeps none past the decision that ends the job.
  */
@@ -68,7 +94,8 @@ void core_worker_down(struct core *core, unsigned worker, int64_t now_ms);
 void core_have_conn(struct core *core, unsigned worker, uint64_t conn, struct str queue,
     struct str domain, struct str source, struct str host, const struct route_address *address,
     uint16_t port, bool ready, int64_t now_ms);
-/* 0, or -ENOENT when the connection or a job is not known (the shell then logs it). */
+/* 0, or -ENOENT when the connection or a job is not known (the shell then logs it); the known jobs of a
+ * known connection are taken over in either case, and wait for the transaction's result. */
 int core_have_job(struct core *core, uint64_t conn, uint64_t transaction, uint64_t id,
     const uint16_t *rcpts, size_t n, int64_t now_ms);
 void core_conn_ready(struct core *core, uint64_t conn, uint32_t rcpt_max, uint32_t mail_max,

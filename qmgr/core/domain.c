@@ -168,6 +168,11 @@ static void route_hash(const struct core *core, struct route *r)
 	r->list_hash = sum | 1;
 }
 
+static size_t address_count(const struct route_host *h)
+{
+	return h->address_count < ROUTE_ADDRESSES_MAX ? h->address_count : ROUTE_ADDRESSES_MAX;
+}
+
 static struct route *route_new(struct core *core, const struct route_host *hosts, size_t n)
 {
 	size_t addresses = 0, size;
@@ -177,7 +182,7 @@ static struct route *route_new(struct core *core, const struct route_host *hosts
 	if (n > ROUTE_HOSTS_MAX)
 		n = ROUTE_HOSTS_MAX;
 	for (size_t i = 0; i < n; i++)
-		addresses += hosts[i].address_count;
+		addresses += address_count(&hosts[i]);
 	size = sizeof(*r) + n * sizeof(r->host[0]);
 	r = xcalloc(1, size + addresses * sizeof(*next));
 	next = (struct route_address *)(void *)((char *)r + size);
@@ -188,10 +193,10 @@ static struct route *route_new(struct core *core, const struct route_host *hosts
 		e->preference = hosts[i].preference;
 		e->port = hosts[i].port ? hosts[i].port : core->default_port;
 		e->address = next;
-		e->address_count = hosts[i].address_count;
-		memcpy(next, hosts[i].address, hosts[i].address_count * sizeof(*next));
-		next += hosts[i].address_count;
-		r->best_count += e->preference == hosts[0].preference;
+		e->address_count = (uint8_t)address_count(&hosts[i]);
+		memcpy(next, hosts[i].address, e->address_count * sizeof(*next));
+		next += e->address_count;
+		r->best_count += r->best_count == i && e->preference == hosts[0].preference;
 	}
 	r->host_count = (uint32_t)n;
 	route_hash(core, r);

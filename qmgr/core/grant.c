@@ -79,7 +79,9 @@ static void target_failed(struct core *core, struct conn *c)
 {
 	struct queue *q = c->queue;
 	struct target *t = target_get(q, &c->address, c->port);
-	int64_t step = value_step(q->v.retry, q->v.retry_count, ++t->failures);
+	/* Connections that failed side by side are one failure. */
+	uint32_t failures = t->failures += t->until_ms <= core->now;
+	int64_t step = value_step(q->v.retry, q->v.retry_count, failures);
 	uint32_t others = q->limit.used - q->closing;
 
 	if (!q->dest->mixed && step > CORE_HOST_SKIP_MAX)

@@ -39,6 +39,8 @@ enum {
 	CORE_UNCERTAIN_EVERY =
 	    8, /* of a lane's transactions one may be uncertain mail, others waiting */
 };
+/* Numbers of connections and transactions from a worker that lies end here: ours never run out. */
+#define CORE_ID_END (UINT64_C(1) << 62)
 #define CORE_LINGER (10 * MINUTE) /* an idle queue, lane or domain is kept that long */
 #define CORE_CLOCK_LINGER HOUR	  /* and a queue with a running failure clock that much longer */
 #define CORE_HOST_SKIP_MAX                                                                         \

@@ -227,6 +227,8 @@ void core_hold(struct core *core, job_ref ref, int64_t now_ms)
 	if (!j || j->state == JOB_ENDED || (j->flags & JOB_HELD))
 		return;
 	j->flags |= JOB_HELD;
+	if (j->flags & JOB_IN_DOUBT)
+		j->flags = (j->flags & (uint8_t)~JOB_IN_DOUBT) | JOB_UNCERTAIN;
 	if (j->state != JOB_IN_FLIGHT) {
 		outcome_loosen(core, ref);
 		outcome_set_aside(core, ref);
