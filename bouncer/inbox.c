@@ -121,21 +121,8 @@ static void on_written(void *arg, bool ok, enum refuse why, uint64_t id)
 	say_stopped(b);
 }
 
-/* Before the report's id is seen anywhere else, so that a reader of the log can follow it. */
-static void log_report(const struct request *q, uint64_t report_id)
-{
-	static const char *const kinds[DSN_KIND_COUNT] = {[DSN_FAILED] = "non-delivery",
-	    [DSN_DELAYED] = "delay",
-	    [DSN_SUCCESS] = "delivery status"};
-	char id[RECORD_ID_TEXT], report[RECORD_ID_TEXT];
-	record_id_print(id, q->id);
-	record_id_print(report, report_id);
-	log_info("%s: sender %s notification: %s", id, kinds[q->m.kind], report);
-}
-
 static void submit(struct bouncer *b, struct request *q, struct report_made *made)
 {
-	log_report(q, made->id);
 	b->writing++;
 	b->again_ms = 0;
 	segwriter_submit(b->writer, made->id, (int64_t)clock_wall_ms(), &made->envelope,
