@@ -43,7 +43,8 @@ struct segstream {
 	bool closing, abandoned;
 	segstream_drained_fn *drained;
 	void *drained_arg;
-	struct record record; /* of the CLOSE head */
+	struct record record;		 /* of the OPEN, then of the CLOSE head */
+	unsigned char head[RECORD_HEAD]; /* the same, encoded by the thread */
 	segwriter_done_fn *done;
 	void *done_arg;
 };
@@ -95,10 +96,9 @@ static void piece_write(void *arg)
 static void head_write(void *arg)
 {
 	struct segstream *s = arg;
-	unsigned char head[RECORD_HEAD];
 
-	record_encode(&s->record, head);
-	file_write(&s->file, head, sizeof(head));
+	record_encode(&s->record, s->head);
+	file_write(&s->file, s->head, sizeof(s->head));
 }
 
 static void close_write(void *arg)
@@ -189,7 +189,7 @@ static void close_done(void *arg)
 	w->stats.messages++;
 	w->stats.bytes += s->file.end;
 	segwriter_report(
-	    w, seg, &s->record, (struct str){(const char *)s->envelope.p, s->envelope.n});
+	    w, seg, &s->record, s->head, (struct str){(const char *)s->envelope.p, s->envelope.n});
 	stream_free(s);
 	seg->open_ids--;
 	seg_retire(w, seg);

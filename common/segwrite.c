@@ -250,7 +250,7 @@ static void item_end(struct segwriter *w, struct item *i, bool ok)
 {
 	if (ok) {
 		struct str envelope = {(const char *)i->envelope.p, i->envelope.n};
-		segwriter_report(w, i->seg, &i->record, envelope);
+		segwriter_report(w, i->seg, &i->record, i->head, envelope);
 	} else {
 		w->credits++; /* qmgr never hears of it, so it would never give the credit back */
 	}
@@ -333,14 +333,11 @@ static void batch_done(void *arg)
 	free(b);
 }
 
-void segwriter_report(
-    struct segwriter *w, const struct seg *seg, const struct record *r, struct str envelope)
+void segwriter_report(struct segwriter *w, const struct seg *seg, const struct record *r,
+    const unsigned char head[RECORD_HEAD], struct str envelope)
 {
-	unsigned char head[RECORD_HEAD];
-
 	if (!w->qmgr)
 		return;
-	record_encode(r, head);
 	struct msg_accepted m = {.segment = seg->number,
 	    .offset = r->offset,
 	    .end = record_end(r),

@@ -73,8 +73,8 @@ void seg_retire(struct segwriter *w, struct seg *seg); /* may free it */
 /* Bad from now on, and reported. `remember`: its invalid end could be taken for valid records. */
 void seg_fail(struct segwriter *w, struct seg *seg, bool remember);
 void seg_release_id(struct segwriter *w, struct seg *seg);
-void segwriter_report(
-    struct segwriter *w, const struct seg *seg, const struct record *r, struct str envelope);
+void segwriter_report(struct segwriter *w, const struct seg *seg, const struct record *r,
+    const unsigned char head[RECORD_HEAD], struct str envelope);
 uint32_t segwriter_ticket(struct segwriter *w);
 void segstream_give(struct segwriter *w, struct stream_request **at, struct msg_segment_give *m);
 void segstream_refuse(struct stream_request **at, enum refuse why);

@@ -298,11 +298,38 @@ static size_t take_text(struct body *b, const char *p, size_t n)
 	return lf ? text + 1 : text;
 }
 
+/* The body's common case: whole lines that need no thought, taken in one piece. 0 when the first
+ * line does. (Measured: a third of the time of a 4 KiB message went into taking its lines one by
+ * one.) */
+static size_t take_lines(struct body *b, const char *p, size_t n)
+{
+	size_t done = 0;
+
+	if (n > CONTENT_LINE_MAX)
+		n = CONTENT_LINE_MAX;
+	while (done < n && p[done] != '.') {
+		const char *line = p + done, *lf = memchr(line, '\n', n - done);
+		if (!lf || memchr(line, '\r', (size_t)(lf - line)) != lf - 1)
+			break;
+		done += (size_t)(lf + 1 - line);
+	}
+	if (done > 0) {
+		put(b, p, done);
+		end_line(b);
+	}
+	return done;
+}
+
 /* One step; returns how many bytes it ate. The end of data is told by *end. */
 static size_t step(struct body *b, const char *p, size_t n, bool *end)
 {
 	switch (b->state) {
 	case BODY_LINE_START:
+		if (b->header_done && b->refused == ANSWER_NONE) {
+			size_t lines = take_lines(b, p, n);
+			if (lines > 0)
+				return lines;
+		}
 		b->state = BODY_TEXT;
 		if (p[0] == '.' && b->chunked) {
 			put(b, ".", 1);
