@@ -35,7 +35,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-enum { RULES_MAX = 12, JOBS_MAX = 6, CONN = 77, SEGMENT = 5, GUARD_MS = 8000 };
+enum { RULES_MAX = 12, JOBS_MAX = 6, CONN = 77, SEGMENT = 5, GUARD_MS = 60000, PATIENT_MS = 30000 };
 
 #define TEN "xxxxxxxxxx"
 #define HUNDRED TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN
@@ -84,6 +84,7 @@ struct stage {
 	unsigned jobs_total, jobs_sent;
 	bool hard;
 	int64_t closed_at_ms;
+	uint32_t timeout_ms; /* of all steps */
 };
 
 /* --- the server
@@ -610,6 +611,7 @@ static struct stage *stage_new(void)
 {
 	struct stage *s = calloc(1, sizeof(*s));
 	s->loop = loop_new();
+	s->timeout_ms = PATIENT_MS;
 	s->segment_fd = memfd_create("segment", MFD_CLOEXEC);
 	assert_true(s->segment_fd >= 0);
 	out_init(&s->out, s->loop, NULL);
@@ -645,11 +647,11 @@ static struct msg_grant stage_grant(struct stage *s)
 	    .port = s->peer.port,
 	    .tls = TLS_OPPORTUNISTIC,
 	    .ignore_8bitmime = 1,
-	    .connect_timeout_ms = 120,
-	    .greeting_timeout_ms = 120,
-	    .command_timeout_ms = 120,
-	    .data_timeout_ms = 120,
-	    .dot_timeout_ms = 120,
+	    .connect_timeout_ms = s->timeout_ms,
+	    .greeting_timeout_ms = s->timeout_ms,
+	    .command_timeout_ms = s->timeout_ms,
+	    .data_timeout_ms = s->timeout_ms,
+	    .dot_timeout_ms = s->timeout_ms,
 	    .idle_timeout_ms = 3000};
 }
 

@@ -159,6 +159,7 @@ static void test_connect_timeout(void **state)
 		(void)!connect(first[i], (struct sockaddr *)&a, sizeof(a));
 	}
 	struct msg_grant grant = stage_grant(s);
+	grant.connect_timeout_ms = 120;
 	grant.address = STR("127.0.42.2");
 	grant.port = ntohs(a.sin_port);
 	chan_send_grant(s->qmgr, &grant);
