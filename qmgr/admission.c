@@ -102,9 +102,9 @@ static void on_second(void *arg)
 	struct qmgr *q = arg;
 	struct core_totals t;
 	look_at_disk(q);
-	if (logger_pos(q->logger) != q->commit.meta.log_pos)
+	if (logger_pos(q->logger) != q->commit.meta.log_pos || q->commit.refuse != REFUSE_NONE)
 		q->commit.meta_dirty =
-		    true; /* an idle system's last lines: not again after a restart */
+		    true; /* an idle system's last lines, or room to be judged again */
 	core_totals(q->core, &t);
 	worker_summary(q->worker, "%llu recipients in %llu queues, %llu connections",
 	    (unsigned long long)t.recipients, (unsigned long long)t.queues,

@@ -33,9 +33,11 @@
 
 enum {
 	OP_HEAD = 8,
-	READERS_MAX = 8,	 /* scans of this process only */
-	RESERVE_SHARE = 16,	 /* of the map is kept for deletions … */
-	RESERVE_MIN_PAGES = 24,	 /* … at least this: one transaction's copies of a tree's paths */
+	READERS_MAX = 8,	/* scans of this process only */
+	RESERVE_SHARE = 16,	/* of the map is kept for deletions … */
+	RESERVE_MIN_PAGES = 64, /* … at least this: some transactions' copies of a tree's paths */
+	PAGES_A_PUT = 5,	/* depth of the tree, and a split */
+	STOP_HERE = -1,		/* no code of LMDB's: commit what is done so far */
 	OPS_MAX_BYTES = 1 << 30, /* bound of one batch: about 5 million rows */
 };
 
@@ -293,24 +295,29 @@ void store_close(struct store **store)
 /* --- writing ------------------------------------------------------------------------------------
  */
 
-/* Pages that the free list names. Called only near the end of the map. */
-static uint64_t free_pages(MDB_txn *txn)
+/* Pages that the free list names. LMDB lets only a reader look at it (its own table, number 0). */
+static uint64_t free_pages(struct store *s)
 {
+	MDB_txn *txn;
 	MDB_cursor *cursor;
 	MDB_val key, value;
 	uint64_t n = 0;
-	if (mdb_cursor_open(txn, 0, &cursor) != 0) /* 0: LMDB's own table of free pages */
+	if (mdb_txn_begin(s->env, NULL, MDB_RDONLY, &txn) != 0)
 		return 0;
-	while (mdb_cursor_get(cursor, &key, &value, MDB_NEXT) == 0) {
-		size_t count;
-		memcpy(&count, value.mv_data, sizeof(count));
-		n += count;
+	if (mdb_cursor_open(txn, 0, &cursor) == 0) {
+		while (mdb_cursor_get(cursor, &key, &value, MDB_NEXT) == 0) {
+			size_t count;
+			memcpy(&count, value.mv_data, sizeof(count));
+			n += count;
+		}
+		mdb_cursor_close(cursor);
 	}
-	mdb_cursor_close(cursor);
+	mdb_txn_abort(txn);
 	return n;
 }
 
-static void measure(struct store *s, MDB_txn *txn, struct store_room *room)
+/* The free list is read only where it matters: near the end of the map. */
+static void measure(struct store *s, struct store_room *room)
 {
 	MDB_envinfo info;
 	room->map_pages = s->map_bytes / s->page_bytes;
@@ -318,15 +325,19 @@ static void measure(struct store *s, MDB_txn *txn, struct store_room *room)
 		return;
 	room->used_pages = info.me_last_pgno + 1;
 	if (room->used_pages > room->map_pages / 4 * 3)
-		room->used_pages -= free_pages(txn);
+		room->used_pages -= free_pages(s);
 }
 
-static bool puts_fit(const struct store_room *room)
+/* How many puts a transaction may have: each copies the path to its leaf, and none may eat the
+ * reserve. */
+static size_t puts_that_fit(const struct store_room *room)
 {
 	uint64_t reserve = room->map_pages / RESERVE_SHARE;
 	if (reserve < RESERVE_MIN_PAGES)
 		reserve = RESERVE_MIN_PAGES;
-	return room->used_pages + reserve < room->map_pages;
+	if (room->used_pages + reserve >= room->map_pages)
+		return 0;
+	return (size_t)((room->map_pages - room->used_pages - reserve) / PAGES_A_PUT) + 1;
 }
 
 static int apply_one(struct store *s, MDB_txn *txn, const struct op_at *at)
@@ -347,26 +358,26 @@ static int apply_piece(struct store *s, const struct store_ops *ops, size_t *end
     struct store_room *room)
 {
 	MDB_txn *txn;
+	measure(s, room);
 	int rc = mdb_txn_begin(s->env, NULL, 0, &txn);
 	if (rc != 0)
 		return rc;
-	measure(s, txn, room);
-	bool fits = puts_fit(room);
-	size_t at = ops->applied, n = 0;
+	size_t puts = puts_that_fit(room), at = ops->applied, n = 0;
 	while (rc == 0 && n < s->piece && at < ops->b.n) {
 		struct op_at op;
 		size_t next = op_read(&ops->b, at, &op);
 		/* The meta row replaces one of its size: it may use the reserve. */
-		if (op.op.put && !fits && op.op.table != STORE_META)
-			rc = n > 0 ? -1 : MDB_MAP_FULL; /* -1: commit the deletions before it */
+		if (op.op.put && op.op.table != STORE_META && puts == 0)
+			rc = n > 0 ? STOP_HERE : MDB_MAP_FULL;
 		else
 			rc = apply_one(s, txn, &op);
+		puts -= op.op.put && puts > 0;
 		if (rc == 0) {
 			at = next;
 			n++;
 		}
 	}
-	if (rc != 0 && rc != -1) {
+	if (rc != 0 && rc != STOP_HERE) {
 		mdb_txn_abort(txn);
 		return rc;
 	}
