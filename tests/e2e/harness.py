@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import smtplib
 import socket
 import struct
 import subprocess
@@ -232,14 +233,16 @@ accounting = ( { file = "acct.csv"; format = "csv"; records = [ "d", "b", "t", "
         def up():
             if not self.process.alive():
                 raise AssertionError("master ended:\n" + self.output())
-            return accepts(self.address, self.port) and self.greeting()
-        wait_for("the suite greets", up, seconds)
+            return accepts(self.address, self.port) and all(self.greeting() for _ in range(6))
+        wait_for("the suite takes mail", up, seconds)
 
     def greeting(self):
+        """True when it takes mail."""
         try:
-            with socket.create_connection((self.address, self.port), 2) as s:
-                return s.recv(200).startswith(b"220")
-        except OSError:
+            with smtplib.SMTP(self.address, self.port, timeout=2) as s:
+                s.ehlo()
+                return s.mail("")[0] == 250
+        except (OSError, smtplib.SMTPException):
             return False
 
     def stop(self):

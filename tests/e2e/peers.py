@@ -97,6 +97,8 @@ disable_dns_lookups = yes
 smtp_host_lookup = native
 """
 RECEIVER_CF = """virtual_mailbox_domains = static:all
+smtpd_tls_security_level = may
+smtpd_client_connection_count_limit = 0
 virtual_mailbox_base = /srv/mail
 virtual_mailbox_maps = static:box/
 virtual_uid_maps = static:5001

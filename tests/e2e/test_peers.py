@@ -100,7 +100,7 @@ class Peers(SuiteTest):
                  "b@exim.test,c@exim.test", "--helo", "client.test", *options], stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT, timeout=60)
             self.assertEqual(0, done.returncode, done.stdout.decode())
-            wait_for("arrival", lambda: len(peer.messages()) == number)
+            wait_for("arrival", lambda: len(peer.messages()) == 2 * number)  # a copy a recipient
         suite.wait_empty()
 
 
