@@ -145,8 +145,8 @@ void seg_fail(struct segwriter *w, struct seg *seg, bool remember)
 {
 	seg->bad = true;
 	if (remember)
-		w->failed[w->failed_count++ % FAILED_KEPT] =
-		    (struct failed_segment){seg->number, seg->synced, seg->next_ordinal};
+		w->failed[w->failed_count++ % FAILED_KEPT] = (struct failed_segment){seg->number,
+		    seg->synced, seg->next_ordinal, w->qmgr ? loop_now_ms(w->loop) : 0};
 	send_done(w, seg->number, seg->synced);
 	seg_retire(w, seg);
 }
@@ -431,10 +431,23 @@ void segwriter_stats(const struct segwriter *w, struct segwriter_stats *out)
 
 /* --- qmgr ------------------------------------------------------------------------------------- */
 
+static void report_failed(struct segwriter *w)
+{
+	size_t kept = w->failed_count < FAILED_KEPT ? w->failed_count : FAILED_KEPT;
+
+	for (size_t k = 0; k < kept; k++) {
+		struct failed_segment *f = &w->failed[k];
+		if (f->told_ms != 0 && w->detached_ms - f->told_ms > TOLD_SETTLED_MS)
+			continue;
+		f->told_ms = loop_now_ms(w->loop);
+		send_held(w, f->number, f->good, f->next_ordinal);
+		send_done(w, f->number, f->good);
+	}
+}
+
 /* Reports all that is held, then ends what had ended before: it goes with SEGMENT_DONE. */
 void segwriter_attach(struct segwriter *w, struct chan *qmgr)
 {
-	size_t kept = w->failed_count < FAILED_KEPT ? w->failed_count : FAILED_KEPT;
 	struct msg_writer_state_end end = {0};
 
 	w->qmgr = qmgr;
@@ -442,11 +455,7 @@ void segwriter_attach(struct segwriter *w, struct chan *qmgr)
 	w->refuse = REFUSE_NONE;
 	w->none_reason = REFUSE_NONE;
 	w->want_ticket = 0;
-	for (size_t k = 0; k < kept; k++) {
-		const struct failed_segment *f = &w->failed[k];
-		send_held(w, f->number, f->good, f->next_ordinal);
-		send_done(w, f->number, f->good);
-	}
+	report_failed(w);
 	for (const struct seg *seg = w->segs; seg; seg = seg->next)
 		if (!seg->bad)
 			send_held(w, seg->number, seg->synced, seg->next_ordinal);
@@ -464,6 +473,7 @@ void segwriter_detach(struct segwriter *w)
 {
 	w->qmgr = NULL;
 	w->want_ticket = 0;
+	w->detached_ms = loop_now_ms(w->loop);
 }
 
 static struct stream_request **request_find(struct segwriter *w, uint32_t ticket)

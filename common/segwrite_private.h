@@ -28,18 +28,22 @@ struct stream_request {
 	void *arg;
 };
 
-/* A segment whose end is not valid. Reported to every new qmgr again: SEGMENT_DONE has no answer,
- * and a qmgr that does not know `good` would take refused messages for accepted ones. */
+/* A segment whose end is not valid. A new qmgr hears of it again unless the old one lived on for a
+ * while after it was told: SEGMENT_DONE has no answer, and a qmgr that does not know `good` would
+ * take refused messages for accepted ones. */
 struct failed_segment {
 	uint64_t number, good;
 	uint32_t next_ordinal;
+	int64_t told_ms; /* when a qmgr was told; 0: none yet */
 };
 
 enum {
-	FAILED_KEPT = 64,     /* the latest ones; each needs a failing disk */
-	STREAMS_MAX = 64,     /* streams at once: each costs a segment of qmgr's and a descriptor */
-	WANT_AGAIN_MS = 1000, /* after SEGMENT_NONE */
-	BATCH_MESSAGES = 200, /* 5 pieces each: stays below IOV_MAX */
+	FAILED_KEPT = 64, /* the latest ones; each needs a failing disk */
+	STREAMS_MAX = 64, /* streams at once: each costs a segment of qmgr's and a descriptor */
+	TOLD_SETTLED_MS =
+	    1000, /* by then a qmgr has committed what it was told, and a later one knows */
+	WANT_AGAIN_MS = 1000,		  /* after SEGMENT_NONE */
+	BATCH_MESSAGES = 200,		  /* 5 pieces each: stays below IOV_MAX */
 	BATCH_BYTES = 8 * 1048576,	  /* bounds the time of one write and sync */
 	STREAM_SYNC_BYTES = 16 * 1048576, /* a stream syncs as it goes: its end is quick */
 };
@@ -64,6 +68,7 @@ struct segwriter {
 	size_t stream_count;
 	struct stream_request *requests;
 	struct failed_segment failed[FAILED_KEPT];
+	int64_t detached_ms;
 	size_t failed_count; /* ever; the ring holds the last FAILED_KEPT */
 	struct segwriter_stats stats;
 };
