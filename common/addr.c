@@ -160,9 +160,7 @@ static int literal_normalise(char out[DOMAIN_MAX + 1], struct str s)
 		return -EINVAL;
 	if (!inet_ntop(v6 ? AF_INET6 : AF_INET, bytes, text, sizeof(text)))
 		return -EINVAL;
-	strcpy(out, v6 ? "[IPv6:" : "[");
-	strcat(out, text);
-	strcat(out, "]");
+	snprintf(out, DOMAIN_MAX + 1, "[%s%s]", v6 ? "IPv6:" : "", text);
 	return 0;
 }
 

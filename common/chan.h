@@ -12,16 +12,20 @@
  */
 struct chan;
 struct chan_spec {
-	unsigned peer_roles;              /* what the peer may send as (msg_sender_roles is checked) */
-	msg_dispatch_fn *const *dispatch; /* NULL-terminated: tried in order until one knows the row */
-	void (*on_close)(void *ctx, struct chan *chan, const char *why); /* chan is freed afterwards */
-	void (*on_hello)(void *ctx, struct chan *chan, const struct msg_hello *hello); /* may be NULL */
+	unsigned peer_roles; /* what the peer may send as (msg_sender_roles is checked) */
+	msg_dispatch_fn *const
+	    *dispatch; /* NULL-terminated: tried in order until one knows the row */
+	void (*on_close)(
+	    void *ctx, struct chan *chan, const char *why); /* chan is freed afterwards */
+	void (*on_hello)(
+	    void *ctx, struct chan *chan, const struct msg_hello *hello); /* may be NULL */
 	void *ctx;
 };
 /* Takes fd. Sends our HELLO at once. The spec is copied. */
 struct chan *chan_new(struct loop *loop, int fd, const struct chan_spec *spec);
-/* Closes the socket, without on_close. Both may be called anywhere, from a handler of this same channel
- * too: what the handler was given stays readable until it returns, and no further frame follows. */
+/* Closes the socket, without on_close. Both may be called anywhere, from a handler of this same
+ * channel too: what the handler was given stays readable until it returns, and no further frame
+ * follows. */
 void chan_free(struct chan **chan);
 /* At the end of the turn: a last flush, on_close, then freed. `why` is copied. */
 void chan_close(struct chan *chan, const char *why);
@@ -29,8 +33,10 @@ int chan_fd(const struct chan *chan);
 void *chan_data(const struct chan *chan); /* for the owner's use */
 void chan_set_data(struct chan *chan, void *data);
 /* Appends. The caller keeps its descriptor: the channel sends and then closes a duplicate
- * (F_DUPFD_CLOEXEC); when none can be made, the channel closes. On a closing channel nothing happens. */
-#define MSG(ID, name, from, to) void chan_send_##name(struct chan *chan, const struct msg_##name *m);
+ * (F_DUPFD_CLOEXEC); when none can be made, the channel closes. On a closing channel nothing
+ * happens. */
+#define MSG(ID, name, from, to)                                                                    \
+	void chan_send_##name(struct chan *chan, const struct msg_##name *m);
 #define F_U8(f)
 #define F_U16(f)
 #define F_U32(f)
@@ -42,11 +48,12 @@ void chan_set_data(struct chan *chan, void *data);
 #include "common/msg.def"
 #include "common/msg_undef.h"
 
-/* Bytes not yet written, those held included. The channel sets no bound: the sender knows what flow its
- * messages belong to, and stops producing, or closes. */
+/* Bytes not yet written, those held included. The channel sets no bound: the sender knows what flow
+ * its messages belong to, and stops producing, or closes. */
 size_t chan_backlog(const struct chan *chan);
-/* A hold lasts as long as the channel; what was sent before it may go. While held, what is sent stays in the buffer; chan_release() lets everything up to the last
- * chan_mark() go. qmgr uses it: no JOB leaves before its intent is in the journal. */
+/* A hold lasts as long as the channel; what was sent before it may go. While held, what is sent
+ * stays in the buffer; chan_release() lets everything up to the last chan_mark() go. qmgr uses it:
+ * no JOB leaves before its intent is in the journal. */
 void chan_hold(struct chan *chan);
 void chan_mark(struct chan *chan); /* the end of what was sent so far */
 void chan_release(struct chan *chan);

@@ -2,15 +2,16 @@
 #pragma once
 #include "common/result.h"
 /*
- * Parser of SMTP replies from a server that may be hostile: bytes in, one reply out. Bounded in line
- * length, number of lines and text; RFC 5321 4.2, enhanced codes RFC 2034. Pure, fuzzed.
+ * Parser of SMTP replies from a server that may be hostile: bytes in, one reply out. Bounded in
+ * line length, number of lines and text; RFC 5321 4.2, enhanced codes RFC 2034. Pure, fuzzed.
  */
 enum { REPLY_LINE_MAX = 4096, REPLY_LINES_MAX = 200 };
 struct reply {
-	uint16_t code;      /* 200 … 599 */
-	char status[16];    /* "5.1.1": the reply's own, or derived from the code ("5.0.0") */
+	uint16_t code;	 /* 200 … 599 */
+	char status[16]; /* "5.1.1": the reply's own, or derived from the code ("5.0.0") */
 	bool has_status;
-	char text[REPLY_TEXT_MAX + 1]; /* one line: code, enhanced code, text; printable ASCII or UTF-8 */
+	char text[REPLY_TEXT_MAX +
+		  1]; /* one line: code, enhanced code, text; printable ASCII or UTF-8 */
 	unsigned lines;
 };
 struct reply_parser {

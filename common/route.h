@@ -4,18 +4,19 @@
 #include "common/types.h"
 /* The list of hosts inside ROUTE: sorted by preference, equals in the order of their names. */
 enum {
-	ROUTE_HOSTS_MAX = 100,    /* more in an answer are dropped: bounds memory (as Postfix 3.9 does) */
+	ROUTE_HOSTS_MAX =
+	    100, /* more in an answer are dropped: bounds memory (as Postfix 3.9 does) */
 	ROUTE_ADDRESSES_MAX = 16, /* per host */
 };
 struct route_address {
-	uint8_t family;   /* 4 or 6 */
+	uint8_t family; /* 4 or 6 */
 	uint8_t bytes[16];
 };
 struct route_host {
 	uint16_t preference;
-	uint16_t port;     /* 0: default-smtp-port */
-	uint8_t secure;    /* AD bit of MX and address answers, from a trusted resolver */
-	char name[256];    /* lower case, without the final dot */
+	uint16_t port;	/* 0: default-smtp-port */
+	uint8_t secure; /* AD bit of MX and address answers, from a trusted resolver */
+	char name[256]; /* lower case, without the final dot */
 	uint8_t address_count;
 	struct route_address address[ROUTE_ADDRESSES_MAX];
 };

@@ -11,8 +11,8 @@ enum proc_id {
 };
 const char *proc_name(unsigned id); /* "master", "smtpd", "smtp-out", …; "?" outside */
 
-enum file_kind { /* MSG_FILE */
-	FILE_LOG = 0,        /* index 0: standard error, 1: a file */
+enum file_kind {	     /* MSG_FILE */
+	FILE_LOG = 0,	     /* index 0: standard error, 1: a file */
 	FILE_ACCOUNTING = 1, /* index: the accounting entry in the configuration */
 };
 enum secret_kind {
@@ -23,11 +23,11 @@ enum secret_kind {
 /* Why a writer gets no segment or no credit; smtpd maps it to its 4xx reply in one table. */
 enum refuse {
 	REFUSE_NONE = 0,
-	REFUSE_DISK = 1,    /* spool-min-free-space, ENOSPC: 452 4.3.1 */
-	REFUSE_INDEX = 2,   /* LMDB full or failing: 452 4.3.1 */
-	REFUSE_QUEUE = 3,   /* spool-max-recipients: 452 4.3.1 */
-	REFUSE_MEMORY = 4,  /* 452 4.3.2 */
-	REFUSE_BUSY = 5,    /* starting, stopping: 421 4.3.2 */
+	REFUSE_DISK = 1,   /* spool-min-free-space, ENOSPC: 452 4.3.1 */
+	REFUSE_INDEX = 2,  /* LMDB full or failing: 452 4.3.1 */
+	REFUSE_QUEUE = 3,  /* spool-max-recipients: 452 4.3.1 */
+	REFUSE_MEMORY = 4, /* 452 4.3.2 */
+	REFUSE_BUSY = 5,   /* starting, stopping: 421 4.3.2 */
 	REFUSE_COUNT
 };
 enum route_class { /* MSG_ROUTE */
@@ -37,7 +37,7 @@ enum route_class { /* MSG_ROUTE */
 	ROUTE_NO_HOST = 3,   /* MX or domain without any address: 5.4.4 */
 	ROUTE_TEMPORARY = 4, /* SERVFAIL, time-out, lame: 4.4.3 */
 	ROUTE_BAD_NAME = 5,  /* not a host name: 5.1.2 */
-	ROUTE_SELF = 6,      /* best MX is this host: 5.4.6 */
+	ROUTE_SELF = 6,	     /* best MX is this host: 5.4.6 */
 	ROUTE_CLASS_COUNT
 };
 enum tls_policy { TLS_OFF = 0, TLS_OPPORTUNISTIC = 1, TLS_POLICY_COUNT };
@@ -59,14 +59,14 @@ enum smtp_stage {
 };
 const char *stage_name(unsigned stage);
 
-enum conn_cause { /* MSG_CONN_CLOSED */
-	CONN_DONE = 0,    /* we closed, as asked or after QUIT */
+enum conn_cause {	  /* MSG_CONN_CLOSED */
+	CONN_DONE = 0,	  /* we closed, as asked or after QUIT */
 	CONN_REFUSED = 1, /* connect() failed */
 	CONN_TIMEOUT = 2,
-	CONN_LOST = 3,    /* end of file or reset by the peer */
-	CONN_REPLY = 4,   /* a reply that ends the session (greeting, EHLO, 421) */
-	CONN_PROTOCOL = 5,/* the peer does not speak SMTP */
-	CONN_LOCAL = 6,   /* no such source address, no descriptors: our side */
+	CONN_LOST = 3,	   /* end of file or reset by the peer */
+	CONN_REPLY = 4,	   /* a reply that ends the session (greeting, EHLO, 421) */
+	CONN_PROTOCOL = 5, /* the peer does not speak SMTP */
+	CONN_LOCAL = 6,	   /* no such source address, no descriptors: our side */
 	CONN_TLS = 7,
 	CONN_CAUSE_COUNT
 };
@@ -75,13 +75,15 @@ enum verdict { /* of one recipient in one attempt */
 	VERDICT_DELIVERED = 0,
 	VERDICT_DEFERRED = 1,
 	VERDICT_FAILED = 2,
-	VERDICT_RETRY_NOW = 3, /* no attempt counted: e.g. 452 4.5.3 split, connection gone before MAIL */
+	VERDICT_RETRY_NOW =
+	    3, /* no attempt counted: e.g. 452 4.5.3 split, connection gone before MAIL */
 	VERDICT_COUNT
 };
 enum dsn_kind { DSN_FAILED = 0, DSN_DELAYED = 1, DSN_SUCCESS = 2, DSN_KIND_COUNT };
 /* DSN action for a delivered recipient: relayed when the next hop lacks DSN (RFC 3461 5.2.2). */
 
-/* The page shared with master (WORKER_BLAME_FD): what the worker is handling, set before, cleared after. */
+/* The page shared with master (WORKER_BLAME_FD): what the worker is handling, set before, cleared
+ * after. */
 struct blame {
 	unsigned long long message_id; /* 0: nothing */
 };

@@ -38,8 +38,8 @@ struct worker_spec {
 	 * is closed at the switch. */
 	void (*on_listener)(void *ctx, uint32_t config, uint16_t index, int fd);
 	/* FILE_LOG comes first of all and at each reload; log.h writes to it already, this one is a
-	 * descriptor of one's own. Accounting files come right after use() of their configuration, all
-	 * of them, also at a reload that only rotates. */
+	 * descriptor of one's own. Accounting files come right after use() of their configuration,
+	 * all of them, also at a reload that only rotates. */
 	void (*on_file)(void *ctx, enum file_kind kind, uint16_t index, int fd);
 	/* Before the prepare() of its configuration. Empty pem: this listener has none any more. */
 	void (*on_secret)(void *ctx, enum secret_kind kind, uint16_t index, struct str pem);

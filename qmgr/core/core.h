@@ -7,36 +7,39 @@
 #include "common/types.h"
 #include <stdint.h>
 /*
- * The pure core of qmgr: destinations, queues, lanes, paths, jobs, limits, fairness, retry. Plain data
- * and functions of (state, event, now); no loop, socket, file or clock in here. The shell feeds
- * events; after each, it drains core_next() and carries the decisions out. now_ms is
- * clock_steady_ms() in the daemon and virtual time in tests and in `posternctl simulate`.
+ * The pure core of qmgr: destinations, queues, lanes, paths, jobs, limits, fairness, retry. Plain
+ * data and functions of (state, event, now); no loop, socket, file or clock in here. The shell
+ * feeds events; after each, it drains core_next() and carries the decisions out. now_ms is
+ * the steady clock in the daemon and virtual time in tests and in `posternctl simulate`.
  *
- * After each event: drain core_next(), then call core_tick() by core_next_ms(); that may be at once,
- * since long work (a million jobs that are due, moved or expired) is done in slices of about a
- * millisecond, one a core_tick(). All texts and names given to the core are copied.
+ * After each event: drain core_next(), then call core_tick() by core_next_ms(); that may be at
+ * once, since long work (a million jobs that are due, moved or expired) is done in slices of about
+ * a millisecond, one a core_tick(). All texts and names given to the core are copied.
  *
  * Bounds of fairness, tested in test_core_limits.c:
- * - between two decisions (grant, transaction) of a queue, each other queue with work has at most one;
- * - in a queue with T tenants that have ready jobs, and L lanes of this tenant that have, a lane gets a
- *   transaction within T * L transactions of its queue; uncertain mail, behind its lane's other mail,
- *   every eighth of the lane's;
- * - where total-max-smtp-out binds, queues without a connection stand in line before those that want
- *   one more. While one stands there, idle connections elsewhere are closed, and a busy one ends within
- *   10 transactions more (40, if it is its queue's only one): the n-th in line waits for n such ends.
+ * - between two decisions (grant, transaction) of a queue, each other queue with work has at most
+ * one;
+ * - in a queue with T tenants that have ready jobs, and L lanes of this tenant that have, a lane
+ * gets a transaction within T * L transactions of its queue; uncertain mail, behind its lane's
+ * other mail, every eighth of the lane's;
+ * - where total-max-smtp-out binds, queues without a connection stand in line before those that
+ * want one more. While one stands there, idle connections elsewhere are closed, and a busy one ends
+ * within 10 transactions more (40, if it is its queue's only one): the n-th in line waits for n
+ * such ends.
  *
  * Decided here, where contract and standards leave room:
  * - Two sites whose best MX sets differ but share the lowest host name: the second is named
  *   [HOST~HASH], so that one domain's MX records cannot disturb another's queue.
- * - ROUTE_NO_HOST is permanent, 5.4.4: an authoritative "no address" is no failure of a name server.
- *   A domain's old route serves for a day while a new one cannot be had.
+ * - ROUTE_NO_HOST is permanent, 5.4.4: an authoritative "no address" is no failure of a name
+ * server. A domain's old route serves for a day while a new one cannot be had.
  * - Mail of a virtual MTA that was removed from the configuration stays in its queue under the old
- *   name and leaves by the default virtual MTA's sources and settings; the queue's last error says so.
- * - An inherited connection (core_have_conn, ready) gets no further transaction: how many it has had is
- *   not known, and max-msg-per-connection is a promise.
+ *   name and leaves by the default virtual MTA's sources and settings; the queue's last error says
+ * so.
+ * - An inherited connection (core_have_conn, ready) gets no further transaction: how many it has
+ * had is not known, and max-msg-per-connection is a promise.
  * - A transaction has at most 1000 recipients, whatever max-rcpt-per-message says.
- * - bounce-after of jobs that are ready, unrouted or held by the queue's clock is kept to within a 64th of
- *   it, at least 1 s and at most 60 s; of waiting ones to the second.
+ * - bounce-after of jobs that are ready, unrouted or held by the queue's clock is kept to within a
+ * 64th of it, at least 1 s and at most 60 s; of waiting ones to the second.
  *
  * A job is one recipient of one message, 64 bytes. References are small numbers, 0 is none; a freed
  * one may be used again, so the shell keeps none past the decision that ends the job.
@@ -45,14 +48,15 @@ struct core;
 typedef uint32_t job_ref;
 
 enum job_flags {
-	JOB_UNCERTAIN = 1,    /* may have been delivered already: retried last, flagged in log */
-	JOB_IN_DOUBT = 2,     /* recovered with an intent and no outcome: waits for core_start() */
+	JOB_UNCERTAIN = 1, /* may have been delivered already: retried last, flagged in log */
+	JOB_IN_DOUBT = 2,  /* recovered with an intent and no outcome: waits for core_start() */
 	JOB_NULL_SENDER = 4,
-	JOB_DELAY_ASKED = 8,  /* NOTIFY=DELAY given */
-	JOB_DELAY_TOLD = 16,  /* a delay report was sent */
-	JOB_HELD = 32,        /* set aside (poison): never scheduled, visible, can be deleted or released */
-	JOB_STORED = 64,      /* the shell's: a row stands in the index */
-	JOB_DIRTY = 128,      /* the shell's: its row must be written */
+	JOB_DELAY_ASKED = 8, /* NOTIFY=DELAY given */
+	JOB_DELAY_TOLD = 16, /* a delay report was sent */
+	JOB_HELD =
+	    32, /* set aside (poison): never scheduled, visible, can be deleted or released */
+	JOB_STORED = 64, /* the shell's: a row stands in the index */
+	JOB_DIRTY = 128, /* the shell's: its row must be written */
 };
 enum job_state { JOB_FREE, JOB_UNROUTED, JOB_WAITING, JOB_READY, JOB_IN_FLIGHT, JOB_SET_ASIDE };
 
@@ -63,7 +67,8 @@ struct job_view { /* what a job is, unpacked */
 	uint8_t flags, state;
 	int64_t arrived_ms, due_ms;
 	uint32_t bytes;
-	struct str domain, queue, vmta, tenant, campaign; /* views, valid until the next core call */
+	struct str domain, queue, vmta, tenant,
+	    campaign; /* views, valid until the next core call */
 };
 
 struct core *core_new(uint64_t seed, int64_t now_ms);
@@ -78,7 +83,7 @@ struct core_add {
 	uint16_t rcpt, attempts;
 	uint8_t flags;
 	int64_t arrived_ms;
-	int64_t due_ms; /* 0: now */
+	int64_t due_ms;				   /* 0: now */
 	struct str domain, vmta, tenant, campaign; /* vmta "": the default */
 };
 job_ref core_add(struct core *core, const struct core_add *job, int64_t now_ms);
@@ -94,12 +99,12 @@ void core_worker_down(struct core *core, unsigned worker, int64_t now_ms);
 void core_have_conn(struct core *core, unsigned worker, uint64_t conn, struct str queue,
     struct str domain, struct str source, struct str host, const struct route_address *address,
     uint16_t port, bool ready, int64_t now_ms);
-/* 0, or -ENOENT when the connection or a job is not known (the shell then logs it); the known jobs of a
- * known connection are taken over in either case, and wait for the transaction's result. */
+/* 0, or -ENOENT when the connection or a job is not known (the shell then logs it); the known jobs
+ * of a known connection are taken over in either case, and wait for the transaction's result. */
 int core_have_job(struct core *core, uint64_t conn, uint64_t transaction, uint64_t id,
     const uint16_t *rcpts, size_t n, int64_t now_ms);
-void core_conn_ready(struct core *core, uint64_t conn, uint32_t rcpt_max, uint32_t mail_max,
-    int64_t now_ms);
+void core_conn_ready(
+    struct core *core, uint64_t conn, uint32_t rcpt_max, uint32_t mail_max, int64_t now_ms);
 struct core_failure {
 	enum conn_cause cause;
 	enum smtp_stage stage;
@@ -107,22 +112,22 @@ struct core_failure {
 	bool was_ready;
 	struct str text; /* kept, bounded, as the queue's last error */
 };
-void core_conn_closed(struct core *core, uint64_t conn, const struct core_failure *failure,
-    int64_t now_ms);
-/* Results of a transaction: each recipient of it exactly once, else the missing ones are retried. An
- * unknown transaction is ignored (0 is returned; else 1). */
-int core_result(struct core *core, uint64_t transaction, const struct rcpt_result *results, size_t n,
-    int64_t now_ms);
+void core_conn_closed(
+    struct core *core, uint64_t conn, const struct core_failure *failure, int64_t now_ms);
+/* Results of a transaction: each recipient of it exactly once, else the missing ones are retried.
+ * An unknown transaction is ignored (0 is returned; else 1). */
+int core_result(struct core *core, uint64_t transaction, const struct rcpt_result *results,
+    size_t n, int64_t now_ms);
 void core_tick(struct core *core, int64_t now_ms); /* run due timers */
-int64_t core_next_ms(const struct core *core);     /* when to tick at the latest; INT64_MAX: never */
+int64_t core_next_ms(const struct core *core); /* when to tick at the latest; INT64_MAX: never */
 
 /* ---- decisions ---- */
 enum core_decision_kind {
 	DECIDE_RESOLVE, /* domain */
-	DECIDE_GRANT,   /* worker, conn, grant */
-	DECIDE_SEND,    /* worker, conn, transaction, jobs: one message's recipients of one domain */
-	DECIDE_CLOSE,   /* worker, conn, hard */
-	DECIDE_DONE,    /* job, outcome, result (index, or -1 without an attempt), status, text */
+	DECIDE_GRANT,	/* worker, conn, grant */
+	DECIDE_SEND,  /* worker, conn, transaction, jobs: one message's recipients of one domain */
+	DECIDE_CLOSE, /* worker, conn, hard */
+	DECIDE_DONE,  /* job, outcome, result (index, or -1 without an attempt), status, text */
 	DECIDE_DELAYED, /* job: a delay report is due (the flag is set already) */
 	DECIDE_CHANGED, /* job: its row must be written (flags, place, due) */
 };
@@ -132,7 +137,7 @@ enum core_outcome {
 	OUTCOME_BOUNCED,
 	OUTCOME_EXPIRED,
 	OUTCOME_DELETED,
-	OUTCOME_RETRY     /* lives on, no attempt counted */
+	OUTCOME_RETRY /* lives on, no attempt counted */
 };
 struct core_grant {
 	struct str queue, domain, source, ehlo, host;
@@ -164,12 +169,12 @@ bool core_next(struct core *core, struct core_decision *d);
 
 /* ---- looking and steering ---- */
 bool core_job(const struct core *core, job_ref ref, struct job_view *view);
-job_ref core_find(const struct core *core, uint64_t id);             /* a message's first job */
-job_ref core_sibling(const struct core *core, job_ref ref);          /* its next, or 0 */
+job_ref core_find(const struct core *core, uint64_t id);    /* a message's first job */
+job_ref core_sibling(const struct core *core, job_ref ref); /* its next, or 0 */
 void core_set_flags(struct core *core, job_ref ref, uint8_t set, uint8_t clear);
 void core_move(struct core *core, job_ref ref, uint64_t segment, uint64_t offset); /* compaction */
-void core_delete(struct core *core, job_ref ref, int64_t now_ms);    /* in flight: at its result */
-void core_hold(struct core *core, job_ref ref, int64_t now_ms);      /* set aside */
+void core_delete(struct core *core, job_ref ref, int64_t now_ms); /* in flight: at its result */
+void core_hold(struct core *core, job_ref ref, int64_t now_ms);	  /* set aside */
 void core_release(struct core *core, job_ref ref, int64_t now_ms);
 /* Makes what matches due now and forgets the retry clock. pattern: as in `queues` ("*"). In slices:
  * call until it returns false, at most `budget` jobs a call. */
@@ -184,16 +189,16 @@ struct queue_view {
 	uint64_t recipients, ready, waiting, in_flight, unrouted, held;
 	uint32_t connections, connections_max, lanes;
 	uint64_t delivered, deferred, bounced; /* since start */
-	int64_t next_retry_ms;                 /* 0: none; of the queue's clock or its next job */
+	int64_t next_retry_ms;		       /* 0: none; of the queue's clock or its next job */
 	int64_t last_error_ms;
-	uint32_t failures;                     /* consecutive, before MAIL */
+	uint32_t failures; /* consecutive, before MAIL */
 	bool paused;
 };
 /* Streams queues that match, at most `n` a call; returns how many; 0 = end. */
 size_t core_queues(const struct core *core, struct str pattern, struct core_cursor *cursor,
     struct queue_view *out, size_t n);
-/* Streams live jobs in any order: at most n a call, looking at no more than `budget` of them. Returns
- * how many, and false in *more at the end. */
+/* Streams live jobs in any order: at most n a call, looking at no more than `budget` of them.
+ * Returns how many, and false in *more at the end. */
 size_t core_jobs(const struct core *core, struct core_cursor *cursor, job_ref *out, size_t n,
     unsigned budget, bool *more);
 struct core_totals {
@@ -203,5 +208,6 @@ struct core_totals {
 	uint64_t bytes_of_memory; /* of jobs and their indexes */
 };
 void core_totals(const struct core *core, struct core_totals *t);
-/* The destination a domain's mail goes to now ("" unrouted), for `resolve` and names in commands. */
+/* The destination a domain's mail goes to now ("" unrouted), for `resolve` and names in commands.
+ */
 struct str core_destination(const struct core *core, struct str domain);
