@@ -228,6 +228,8 @@ static void gone(struct session *s)
 	    .relay = str_of(s->relay),
 	    .was_ready = s->was_ready};
 	out->counters.refused += !s->was_ready;
+	if (end->cause == CONN_TLS) /* delivery goes on in the clear: that should not pass unseen */
+		log_warn("%s: STARTTLS: %s", s->relay, end->text ? end->text : "");
 	reports_closed(&out->reports, out->qmgr, &have, &m);
 	table_remove(s);
 	destroy(s);
@@ -483,8 +485,13 @@ static struct session *make(struct out *o, const struct msg_grant *m)
 void session_new(struct out *o, const struct msg_grant *m)
 {
 	struct session *s = make(o, m);
-	char why[160] = "the process is stopping";
-	enum conn_cause cause = o->stopping ? CONN_LOCAL : connect_begin(s, why);
+	char why[160];
+	if (o->stopping) { /* no fault of the source or the server */
+		fail_connect(s, CONN_DONE, "the process is stopping");
+		run(s);
+		return;
+	}
+	enum conn_cause cause = connect_begin(s, why);
 	if (cause == CONN_DONE && loop_add(o->loop, &s->io, s->fd, EPOLLOUT, on_io, s) != 0) {
 		cause = CONN_LOCAL;
 		snprintf(why, sizeof(why), "epoll: %s", strerror(errno));

@@ -424,7 +424,7 @@ static void test_stop_deadline(void **state)
 	s->closes = 0;
 	chan_send_grant(s->qmgr, &grant);
 	run_until(s, s->closes == 1);
-	assert_string_equal(s->closed, "local connect 0");
+	assert_string_equal(s->closed, "done connect 0");
 	stage_free(&s);
 }
 
