@@ -10,6 +10,7 @@
  */
 #include "common/addr.h"
 
+#include <stdio.h>
 #include <arpa/inet.h>
 #include <errno.h>
 #include <idn2.h>

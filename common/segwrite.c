@@ -517,7 +517,7 @@ void segwriter_none(struct segwriter *w, const struct msg_segment_none *m)
 		segstream_refuse(request, why);
 	} else if (m->ticket == w->want_ticket) {
 		w->want_ticket = 0;
-		w->none_reason = why;
+		w->none_reason = (uint8_t)why;
 		loop_timer_after(w->loop, &w->want_again, WANT_AGAIN_MS, want_segment, w);
 	}
 }

@@ -6,10 +6,10 @@
  * The resolution of one domain as a state machine without sockets: it names the questions it has,
  * is told the answers in any order, and says when it knows the route.
  *
- *   MX of the domain ──┬─ hosts ─▶ A and AAAA of each, WALK_PARALLEL at once, best preference first
- * ─▶ route ├─ none ──▶ A and AAAA of the domain (implicit MX) ────────────────────────────▶ route
- *                      └─ null MX, NXDOMAIN, failure
- * ─────────────────────────────────────────────────▶ class
+ *   MX of the domain
+ *     hosts:              A and AAAA of each, WALK_PARALLEL at once, best preference first: route
+ *     none:               A and AAAA of the domain (implicit MX): route
+ *     null MX, NXDOMAIN, failure: its class
  */
 enum {
 	WALK_PARALLEL = 10,	  /* questions of one domain at once: 100 MX take their turn */
