@@ -518,7 +518,8 @@ void segwriter_none(struct segwriter *w, const struct msg_segment_none *m)
 	} else if (m->ticket == w->want_ticket) {
 		w->want_ticket = 0;
 		w->none_reason = (uint8_t)why;
-		loop_timer_after(w->loop, &w->want_again, WANT_AGAIN_MS, want_segment, w);
+		int64_t wait_ms = why == REFUSE_BUSY ? WANT_STARTING_MS : WANT_AGAIN_MS;
+		loop_timer_after(w->loop, &w->want_again, wait_ms, want_segment, w);
 	}
 }
 

@@ -157,6 +157,13 @@ static void say_summary(void *arg)
 	loop_timer_after(worker_loop(d->worker), &d->summary, SUMMARY_MS, say_summary, d);
 }
 
+static void ready(void *ctx)
+{
+	struct smtpd *d = ctx;
+
+	worker_ready(d->worker);
+}
+
 static void start(void *ctx, bool unclean, bool rebuild)
 {
 	struct smtpd *d = ctx;
@@ -166,9 +173,8 @@ static void start(void *ctx, bool unclean, bool rebuild)
 	make_server(d);
 	if (d->prepared && !d->server->settings)
 		use(d, d->prepared->config);
-	server_start(d->server);
+	server_start(d->server, ready, d);
 	say_summary(d);
-	worker_ready(d->worker);
 }
 
 static void on_idle(void *ctx)

@@ -202,10 +202,24 @@ void server_use(struct server *s, struct settings *settings)
 	check_stress(s);
 }
 
-void server_start(struct server *s)
+static void open_doors(void *arg)
 {
+	struct server *s = arg;
+
+	if (s->started)
+		return;
 	s->started = true;
+	loop_timer_cancel(s->loop, &s->start_timer);
 	watch_acceptors(s);
+	if (s->on_open)
+		s->on_open(s->open_ctx);
+}
+
+void server_start(struct server *s, void (*on_open)(void *ctx), void *ctx)
+{
+	s->on_open = on_open;
+	s->open_ctx = ctx;
+	loop_timer_after(s->loop, &s->start_timer, START_WAIT_MS, open_doors, s);
 }
 
 /* --- life ------------------------------------------------------------------------------------- */
@@ -216,6 +230,8 @@ static void on_turn_end(void *arg)
 {
 	struct server *s = arg;
 
+	if (wheel_armed(&s->start_timer.node) && segwriter_state(s->writer) == REFUSE_NONE)
+		open_doors(s);
 	while (s->parked && segwriter_state(s->writer) == REFUSE_NONE)
 		session_credit(s->parked);
 	log_flush();

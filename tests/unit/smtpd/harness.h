@@ -80,7 +80,7 @@ static inline void harness_init_with(struct harness *h, struct settings *setting
 	h->settings = settings;
 	h->listener = settings->listeners;
 	server_use(h->server, settings);
-	server_start(h->server);
+	server_start(h->server, NULL, NULL);
 	fake_init(&h->q, h->loop, h->server->writer);
 	if (!attach)
 		return;
