@@ -6,11 +6,13 @@
 #include "common/log.h"
 #include "common/record.h"
 #include "qmgr/logger_lines.h"
-#include <inttypes.h>
 #include <stdio.h>
 #include <time.h>
 
-enum { TYPE_NAMES = 7 };
+enum {
+	TYPE_NAMES = 7,
+	VALUE_MAX = 2048, /* bytes of one value that needs cleaning */
+};
 static const struct {
 	const char *name;
 	unsigned bit;
@@ -66,14 +68,38 @@ struct fields {
 	bool uncertain;
 };
 
+/* Local time to the second; most lines of a moment share it. The logger's thread only. */
 static void put_time(struct buf *b, uint64_t ms)
 {
-	time_t s = (time_t)(ms / 1000);
+	static time_t last = -1;
+	static char text[40];
+	time_t t = (time_t)(ms / 1000);
 	struct tm tm;
-	char text[40];
-	if (localtime_r(&s, &tm) != NULL &&
-	    strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S%z", &tm) > 0)
-		buf_cstr(b, text);
+	if (t != last && (localtime_r(&t, &tm) == NULL ||
+			     strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S%z", &tm) == 0))
+		return;
+	last = t;
+	buf_cstr(b, text);
+}
+
+static void put_number(struct buf *b, uint64_t n)
+{
+	char digits[20];
+	size_t at = sizeof(digits);
+	do
+		digits[--at] = (char)('0' + n % 10);
+	while ((n /= 10) > 0);
+	buf_put(b, digits + at, sizeof(digits) - at);
+}
+
+static void put_pair(struct buf *b, struct str name, struct str address)
+{
+	if (name.n == 0)
+		return;
+	buf_str(b, name);
+	buf_cstr(b, " (");
+	buf_str(b, address);
+	buf_u8(b, ')');
 }
 
 static const char *action_of(unsigned type)
@@ -139,7 +165,7 @@ static void f_esmtp(struct buf *b, const struct fields *f)
 }
 static void f_size(struct buf *b, const struct fields *f)
 {
-	buf_printf(b, "%" PRIu64, f->size);
+	put_number(b, f->size);
 }
 static void f_vmta(struct buf *b, const struct fields *f)
 {
@@ -179,14 +205,12 @@ static void f_diag(struct buf *b, const struct fields *f)
 
 static void f_mta(struct buf *b, const struct fields *f)
 {
-	if (f->mta_name.n > 0)
-		buf_printf(b, "%.*s (%.*s)", STR_ARG(f->mta_name), STR_ARG(f->address));
+	put_pair(b, f->mta_name, f->address);
 }
 
 static void f_src_mta(struct buf *b, const struct fields *f)
 {
-	if (f->src_helo.n > 0)
-		buf_printf(b, "%.*s (%.*s)", STR_ARG(f->src_helo), STR_ARG(f->src_client));
+	put_pair(b, f->src_helo, f->src_client);
 }
 
 static void f_dlv_type(struct buf *b, const struct fields *f)
@@ -198,7 +222,7 @@ static void f_dlv_type(struct buf *b, const struct fields *f)
 static void f_attempt(struct buf *b, const struct fields *f)
 {
 	if (f->has_attempt)
-		buf_printf(b, "%u", f->attempt);
+		put_number(b, f->attempt);
 }
 
 static void f_id(struct buf *b, const struct fields *f)
@@ -251,63 +275,81 @@ void account_header(struct buf *b)
 	buf_cstr(b, "\r\n");
 }
 
+/* Everything that came from outside was printed by us or is checked text; still nothing that is not
+ * printable gets into a line. False: the value needs the slow way. */
+static bool is_plain(struct str s)
+{
+	for (size_t i = 0; i < s.n; i++) {
+		unsigned char c = (unsigned char)s.p[i];
+		if (c < 0x20 || c > 0x7e || c == ',' || c == '"' || c == '\\')
+			return false;
+	}
+	return true;
+}
+
 static void csv_value(struct buf *b, struct str s)
 {
-	bool quote = false;
-	for (size_t i = 0; i < s.n; i++)
-		quote |= s.p[i] == ',' || s.p[i] == '"' || s.p[i] == '\r' || s.p[i] == '\n';
-	if (!quote) {
-		buf_str(b, s);
-		return;
-	}
-	buf_cstr(b, "\"");
+	buf_u8(b, '"');
 	for (size_t i = 0; i < s.n; i++) {
 		if (s.p[i] == '"')
-			buf_cstr(b, "\"");
-		buf_put(b, s.p + i, 1);
+			buf_u8(b, '"');
+		buf_u8(b, (uint8_t)s.p[i]);
 	}
-	buf_cstr(b, "\"");
+	buf_u8(b, '"');
 }
 
 static void json_value(struct buf *b, struct str s)
 {
-	buf_cstr(b, "\"");
 	for (size_t i = 0; i < s.n; i++) {
-		unsigned char c = (unsigned char)s.p[i];
-		if (c == '"' || c == '\\')
-			buf_printf(b, "\\%c", c);
-		else if (c < 0x20)
-			buf_printf(b, "\\u%04x", c);
-		else
-			buf_put(b, &c, 1);
+		if (s.p[i] == '"' || s.p[i] == '\\')
+			buf_u8(b, '\\');
+		buf_u8(b, (uint8_t)s.p[i]);
 	}
-	buf_cstr(b, "\"");
+}
+
+/* The value that begins at `at`, put again as the format wants it. */
+static void requote(struct buf *b, size_t at, enum account_format format)
+{
+	char raw[VALUE_MAX], text[VALUE_MAX];
+	size_t n = b->n - at < sizeof(raw) ? b->n - at : sizeof(raw);
+	memcpy(raw, b->p + at, n);
+	b->n = at;
+	struct str s = str_of(log_clean(text, sizeof(text), (struct str){raw, n}));
+	if (format == ACCOUNT_CSV)
+		csv_value(b, s);
+	else
+		json_value(b, s);
+}
+
+static void put_column(
+    struct buf *b, enum account_format format, size_t column, const struct fields *f)
+{
+	bool quoted = format == ACCOUNT_JSON && !columns[column].is_number;
+	if (format == ACCOUNT_JSON) {
+		buf_u8(b, column ? ',' : '{');
+		buf_u8(b, '"');
+		buf_cstr(b, columns[column].name);
+		buf_cstr(b, quoted ? "\":\"" : "\":");
+	} else if (column > 0) {
+		buf_u8(b, ',');
+	}
+	size_t at = b->n;
+	columns[column].put(b, f);
+	if (b->failed)
+		return;
+	if (!is_plain((struct str){(const char *)b->p + at, b->n - at}))
+		requote(b, at, format);
+	else if (b->n == at && format == ACCOUNT_JSON && !quoted)
+		buf_cstr(b, "null");
+	if (quoted)
+		buf_u8(b, '"');
 }
 
 static void put_line(struct buf *b, enum account_format format, const struct fields *f)
 {
-	struct buf value;
-	char text[2048];
-	buf_init(&value, 65536);
-	for (size_t i = 0; i < COUNT_OF(columns); i++) {
-		buf_reset(&value);
-		columns[i].put(&value, f);
-		struct str s = {
-		    log_clean(text, sizeof(text), (struct str){(const char *)value.p, value.n}), 0};
-		s.n = strlen(s.p);
-		if (format == ACCOUNT_CSV) {
-			buf_cstr(b, i ? "," : "");
-			csv_value(b, s);
-			continue;
-		}
-		buf_printf(b, "%s\"%s\":", i ? "," : "{", columns[i].name);
-		if (columns[i].is_number)
-			buf_str(b, s.n > 0 ? s : STR("null"));
-		else
-			json_value(b, s);
-	}
+	for (size_t i = 0; i < COUNT_OF(columns); i++)
+		put_column(b, format, i, f);
 	buf_cstr(b, format == ACCOUNT_CSV ? "\r\n" : "}\n");
-	buf_fini(&value);
 }
 
 /* "NAME[IP]:PORT" */
@@ -341,7 +383,8 @@ void account_outcome(struct buf *b, enum account_format format, const struct j_o
 	    .queue = o->queue,
 	    .tenant = o->tenant,
 	    .has_attempt = true,
-	    .attempt = rcpt->attempts,
+	    .attempt = rcpt->attempts +
+		       (rcpt->outcome != OUTCOME_DEFERRED && o->transaction != 0 ? 1U : 0U),
 	    .uncertain = (rcpt->flags & JOB_UNCERTAIN) != 0};
 	split_relay(&f, o->relay);
 	if (e != NULL) {

@@ -70,7 +70,7 @@ static void count_for(struct qmgr *q, uint64_t id, int by)
 	if (n == 0)
 		map_take(&q->bounces.by_id, id);
 	else
-		map_set(&q->bounces.by_id, id, (char *)NULL + n);
+		map_set(&q->bounces.by_id, id, (void *)(uintptr_t)n);
 }
 
 static void enqueue(struct bounces *bs, struct bounce *b)

@@ -611,6 +611,7 @@ static void drop_flush(void *state)
 /* Held ones are let go, others become due now. */
 static void release_one(struct core *core, job_ref ref, int64_t now_ms)
 {
+	core_hold(core, ref, now_ms); /* what is let go is due at once */
 	core_release(core, ref, now_ms);
 }
 

@@ -7,8 +7,6 @@
 #include "common/log.h"
 #include "common/record.h"
 #include "qmgr/logger_lines.h"
-#include <inttypes.h>
-#include <stdio.h>
 
 enum { TEXT_MAX = 1200 }; /* of a reply in a line: LOG_LINE_MAX less the rest */
 
@@ -22,10 +20,27 @@ static void id_line(struct buf *b, const char *service, uint64_t wall_ms, uint64
 	buf_cstr(b, ": ");
 }
 
+/* Text from outside; most is plain ASCII and goes as it is. */
 static void clean(struct buf *b, struct str s)
 {
 	char text[TEXT_MAX];
-	buf_cstr(b, log_clean(text, sizeof(text), s));
+	bool plain = s.n < TEXT_MAX;
+	for (size_t i = 0; i < s.n && plain; i++)
+		plain = s.p[i] >= 0x20 && s.p[i] < 0x7f;
+	if (plain)
+		buf_str(b, s);
+	else
+		buf_cstr(b, log_clean(text, sizeof(text), s));
+}
+
+static void number(struct buf *b, uint64_t n)
+{
+	char digits[20];
+	size_t at = sizeof(digits);
+	do
+		digits[--at] = (char)('0' + n % 10);
+	while ((n /= 10) > 0);
+	buf_put(b, digits + at, sizeof(digits) - at);
 }
 
 void log_lines_received(struct buf *b, const struct j_received *r, log_prefix_fn *prefix, void *ctx)
@@ -33,7 +48,11 @@ void log_lines_received(struct buf *b, const struct j_received *r, log_prefix_fn
 	id_line(b, "qmgr", r->wall_ms, r->id, prefix, ctx);
 	buf_cstr(b, "from=<");
 	clean(b, r->sender);
-	buf_printf(b, ">, size=%" PRIu64 ", nrcpt=%u (queue active)\n", r->bytes, r->rcpt_count);
+	buf_cstr(b, ">, size=");
+	number(b, r->bytes);
+	buf_cstr(b, ", nrcpt=");
+	number(b, r->rcpt_count);
+	buf_cstr(b, " (queue active)\n");
 }
 
 void log_lines_removed(struct buf *b, const struct j_removed *r, log_prefix_fn *prefix, void *ctx)
@@ -63,14 +82,13 @@ void log_lines_reported(struct buf *b, const struct j_reported *r, log_prefix_fn
 /* Seconds with two significant digits, as Postfix has them: 0.01 0.12 1.2 12 123. */
 static void seconds(struct buf *b, uint64_t ms)
 {
-	if (ms < 10)
-		buf_cstr(b, "0");
-	else if (ms < 1000)
-		buf_printf(b, "0.%02u", (unsigned)(ms / 10));
-	else if (ms < 10000)
-		buf_printf(b, "%u.%u", (unsigned)(ms / 1000), (unsigned)(ms % 1000 / 100));
-	else
-		buf_printf(b, "%" PRIu64, ms / 1000);
+	number(b, ms / 1000);
+	if (ms < 10 || ms >= 10000)
+		return;
+	buf_u8(b, '.');
+	buf_u8(b, (uint8_t)('0' + ms % 1000 / 100));
+	if (ms < 1000)
+		buf_u8(b, (uint8_t)('0' + ms % 100 / 10));
 }
 
 static uint64_t less(uint64_t a, uint64_t b)
@@ -133,7 +151,9 @@ void log_lines_outcome(struct buf *b, const struct j_outcome *o, const struct j_
 	delays(b, o);
 	buf_cstr(b, ", dsn=");
 	clean(b, rcpt->result.status.n > 0 ? rcpt->result.status : STR("2.0.0"));
-	buf_printf(b, ", status=%s (", status);
+	buf_cstr(b, ", status=");
+	buf_cstr(b, status);
+	buf_cstr(b, " (");
 	clean(b, rcpt->result.text);
 	buf_cstr(b, rcpt->flags & JOB_UNCERTAIN ? ") uncertain\n" : ")\n");
 }

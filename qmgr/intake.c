@@ -28,6 +28,7 @@ struct taking {
 	uint8_t flags;
 	uint32_t bytes;
 	bool check; /* some of its jobs may be there already */
+	int only;   /* this recipient alone; -1: all */
 	unsigned added;
 };
 
@@ -72,6 +73,8 @@ static int add_rcpt(void *ctx, unsigned ordinal, const struct env_rcpt *rcpt)
 		add.flags |= JOB_DELAY_ASKED;
 	add.flags |= JOB_DIRTY;
 	struct redo_rcpt *redo = t->redo ? redo_rcpt_find(t->redo, (uint16_t)ordinal) : NULL;
+	if (t->only >= 0 && (unsigned)t->only != ordinal)
+		return 0;
 	if ((redo != NULL && redo->gone) || (t->check && has_job(t->q, add.id, ordinal)))
 		return 0;
 	redo_apply(redo, &add);
@@ -186,10 +189,11 @@ void intake(struct qmgr *q, struct segment *s, const struct record *r, struct st
 	    .record = r,
 	    .redo = redo_find(q, r->id),
 	    .bytes = bytes < UINT32_MAX ? (uint32_t)bytes : UINT32_MAX,
+	    .only = -1,
 	    .check = q->recover.phase != RECOVER_DONE};
 	if ((t.redo != NULL && t.redo->removed) || map_find(&q->asides, r->id) != NULL)
 		return;
-	if (q->recover.phase != RECOVER_DONE && recover_is_uncertain(q, INT64_MIN))
+	if (q->recover.phase != RECOVER_DONE && (s->suspect || recover_is_uncertain(q, INT64_MIN)))
 		t.flags |= JOB_UNCERTAIN;
 	uintptr_t deaths = (uintptr_t)map_find(&q->poison, r->id);
 	if (deaths >= POISON_DEATHS) {
@@ -204,6 +208,29 @@ void intake(struct qmgr *q, struct segment *s, const struct record *r, struct st
 	qmgr_blame(q, r->id);
 	take_in(&t, envelope);
 	qmgr_blame(q, 0);
+}
+
+void intake_rcpt(
+    struct qmgr *q, struct segment *s, const struct record *r, struct str envelope, uint16_t rcpt)
+{
+	uint64_t bytes = r->headers_bytes + r->content_bytes;
+	struct envelope e;
+	struct taking t = {.q = q,
+	    .segment = s,
+	    .record = r,
+	    .e = &e,
+	    .redo = redo_find(q, r->id),
+	    .flags = JOB_UNCERTAIN,
+	    .bytes = bytes < UINT32_MAX ? (uint32_t)bytes : UINT32_MAX,
+	    .only = rcpt,
+	    .check = true};
+	if (envelope_walk(&e, envelope, NULL, NULL) != 0)
+		return;
+	t.flags |= e.sender.n == 0 ? JOB_NULL_SENDER : 0;
+	bool counted = core_find(q->core, r->id) != 0 || bounces_of(q, r->id) > 0;
+	must(envelope_walk(&e, envelope, add_rcpt, &t) == 0);
+	if (t.added > 0 && !counted)
+		segment_keep(s, t.bytes);
 }
 
 void intake_aside(struct qmgr *q, const struct row_aside *row, bool stored)

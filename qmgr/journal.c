@@ -170,9 +170,13 @@ static void prepared(void *arg)
 
 static void start_prepare(struct journal *j, uint64_t old)
 {
-	if (j->preparing || j->file_count + 1 >= FILES_MAX ||
-	    (j->failing && wheel_armed(&j->retry.node)))
+	if (j->preparing || (j->failing && wheel_armed(&j->retry.node)))
 		return;
+	if (j->file_count + 1 >=
+	    FILES_MAX) { /* neither log nor index have come on for a long time */
+		j->failing = true;
+		return;
+	}
 	j->preparing = true;
 	j->prepare = (struct prepare){.journal = j,
 	    .number = j->next_number++,

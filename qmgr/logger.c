@@ -38,6 +38,7 @@ enum {
 	OUT_CAP = 16 << 20,  /* one record's lines: 50000 recipients are written in pieces */
 	RETRY_NS = 1000000000,
 	STAMP_MAX = 160,
+	READ_FIRST = 4096, /* head and a usual envelope */
 };
 
 struct sink {
@@ -58,16 +59,18 @@ struct logger {			 /* the thread's, but for what is marked */
 	int spool_fd;
 	bool is_file, is_bare;
 	char host[65];
-	long pid;
+	char pid_text[24]; /* "[123]: " */
 	struct sink log;
 	struct sink accounting[ACCOUNTING_FILES_MAX];
 	unsigned account_types; /* of all sinks */
 	bool stuck;		/* ending while a write failed: nothing more counts */
 	int64_t stamp_s;
-	char stamp[32];
-	uint64_t envelope_id; /* the one in `envelope`, 0: none */
+	char stamp[STAMP_MAX]; /* "Nov 22 21:00:00 host " */
+	uint64_t envelope_id;  /* the one in `envelope`, 0: none */
 	struct envelope envelope;
 	struct buf envelope_bytes;
+	uint64_t segment; /* the one that segment_fd is open on, within a task */
+	int segment_fd;
 };
 
 struct task {
@@ -121,30 +124,32 @@ static void flush_all(struct logger *l)
 /* --- lines ---------------------------------------------------------------------------------------
  */
 
-static void prefix(void *ctx, struct buf *b, const char *service, uint64_t wall_ms)
+static void new_stamp(struct logger *l, uint64_t wall_ms)
 {
 	static const char months[12][4] = {
 	    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+	time_t t = (time_t)(wall_ms / 1000);
+	struct tm tm;
+	if (localtime_r(&t, &tm) == NULL)
+		return;
+	snprintf(l->stamp, sizeof(l->stamp), "%s %2d %02d:%02d:%02d %s ", months[tm.tm_mon],
+	    tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, l->host);
+	l->stamp_s = (int64_t)t;
+}
+
+static void prefix(void *ctx, struct buf *b, const char *service, uint64_t wall_ms)
+{
 	struct logger *l = ctx;
 	if (l->is_file) {
-		int64_t s = (int64_t)(wall_ms / 1000);
-		time_t t = (time_t)s;
-		struct tm tm;
-		if (s != l->stamp_s && localtime_r(&t, &tm) != NULL) {
-			snprintf(l->stamp, sizeof(l->stamp), "%s %2d %02d:%02d:%02d",
-			    months[tm.tm_mon], tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec);
-			l->stamp_s = s;
-		}
+		if ((int64_t)(wall_ms / 1000) != l->stamp_s)
+			new_stamp(l, wall_ms);
 		buf_cstr(b, l->stamp);
-		buf_cstr(b, " ");
-		buf_cstr(b, l->host);
-		buf_cstr(b, " ");
 	} else if (!l->is_bare) {
 		buf_cstr(b, "<6>");
 	}
-	char tag[STAMP_MAX];
-	snprintf(tag, sizeof(tag), "postern/%s[%ld]: ", service, l->pid);
-	buf_cstr(b, tag);
+	buf_cstr(b, "postern/");
+	buf_cstr(b, service);
+	buf_cstr(b, l->pid_text);
 }
 
 static void forget_envelope(struct logger *l)
@@ -154,35 +159,52 @@ static void forget_envelope(struct logger *l)
 	l->envelope_id = 0;
 }
 
-static bool read_at(int fd, void *to, size_t n, uint64_t at)
+static int segment_fd(struct logger *l, uint64_t segment)
 {
-	return pread(fd, to, n, (off_t)at) == (ssize_t)n;
+	char path[48];
+	if (l->segment_fd >= 0 && l->segment == segment)
+		return l->segment_fd;
+	if (l->segment_fd >= 0)
+		close(l->segment_fd);
+	snprintf(path, sizeof(path), "segments/%016" PRIx64, segment);
+	l->segment_fd = openat(l->spool_fd, path, O_RDONLY | O_CLOEXEC);
+	l->segment = segment;
+	return l->segment_fd;
+}
+
+/* The envelope's bytes: mostly they come with the head, in one read. NULL: not there any more. */
+static const unsigned char *read_bytes(
+    struct logger *l, uint64_t id, int fd, uint64_t offset, struct record *r)
+{
+	buf_reset(&l->envelope_bytes);
+	unsigned char *p = buf_reserve(&l->envelope_bytes, READ_FIRST);
+	ssize_t got = pread(fd, p, READ_FIRST, (off_t)offset);
+	if (got < RECORD_HEAD || record_decode(r, p) != 0 || r->id != id)
+		return NULL;
+	if (r->kind == RECORD_MESSAGE && RECORD_HEAD + (size_t)r->envelope_bytes <= (size_t)got)
+		return p + RECORD_HEAD;
+	p = buf_reserve(&l->envelope_bytes, r->envelope_bytes + 1U);
+	if (p == NULL ||
+	    pread(fd, p, r->envelope_bytes, (off_t)r->data_offset) != (ssize_t)r->envelope_bytes)
+		return NULL;
+	return p;
 }
 
 /* NULL: it cannot be read any more; the line then says less. */
 static const struct envelope *envelope_of(
     struct logger *l, uint64_t id, uint64_t segment, uint64_t offset)
 {
-	char path[48];
-	unsigned char head[RECORD_HEAD];
 	struct record r;
 	if (l->envelope_id == id)
 		return &l->envelope;
 	forget_envelope(l);
-	snprintf(path, sizeof(path), "segments/%016" PRIx64, segment);
-	int fd = openat(l->spool_fd, path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
+	int fd = segment_fd(l, segment);
+	const unsigned char *p = fd < 0 ? NULL : read_bytes(l, id, fd, offset, &r);
+	if (p == NULL || crc32c(0, p, r.envelope_bytes) != r.envelope_crc ||
+	    envelope_decode(&l->envelope, (struct str){(const char *)p, r.envelope_bytes}) != 0)
 		return NULL;
-	bool good =
-	    read_at(fd, head, sizeof(head), offset) && record_decode(&r, head) == 0 && r.id == id;
-	buf_reset(&l->envelope_bytes);
-	unsigned char *p = good ? buf_reserve(&l->envelope_bytes, r.envelope_bytes + 1U) : NULL;
-	good = p != NULL && read_at(fd, p, r.envelope_bytes, r.data_offset) &&
-	       crc32c(0, p, r.envelope_bytes) == r.envelope_crc &&
-	       envelope_decode(&l->envelope, (struct str){(const char *)p, r.envelope_bytes}) == 0;
-	close(fd);
-	l->envelope_id = good ? id : 0;
-	return good ? &l->envelope : NULL;
+	l->envelope_id = id;
+	return &l->envelope;
 }
 
 static void outcome(struct logger *l, struct str payload)
@@ -281,6 +303,9 @@ static void work_lines(void *arg)
 		from_file(l, t);
 	flush_all(l);
 	forget_envelope(l);
+	if (l->segment_fd >= 0)
+		close(l->segment_fd); /* an idle logger must not keep a deleted segment's space */
+	l->segment_fd = -1;
 	t->done = !l->stuck;
 }
 
@@ -332,13 +357,13 @@ struct logger *logger_new(struct loop *loop, int spool_fd, uint64_t from, uint64
 	struct logger *l = xcalloc(1, sizeof(*l));
 	l->spool_fd = spool_fd;
 	l->pos = from;
-	l->pid = (long)getpid();
-	l->stamp_s = -1;
+	snprintf(l->pid_text, sizeof(l->pid_text), "[%ld]: ", (long)getpid());
+	l->stamp_s = l->segment_fd = -1;
 	l->is_bare = true;
 	log_host(l->host, sizeof(l->host));
 	l->log.fd = -1;
 	buf_init(&l->log.out, OUT_CAP);
-	buf_init(&l->envelope_bytes, ENVELOPE_MAX + 1);
+	buf_init(&l->envelope_bytes, ENVELOPE_MAX + READ_FIRST);
 	for (size_t i = 0; i < ACCOUNTING_FILES_MAX; i++) {
 		l->accounting[i].fd = -1;
 		buf_init(&l->accounting[i].out, OUT_CAP);

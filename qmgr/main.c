@@ -45,7 +45,7 @@ static void on_worker_poison(void *ctx, uint64_t id, uint8_t deaths)
 {
 	struct qmgr *q = ctx;
 	if (deaths > 0)
-		map_set(&q->poison, id, (char *)NULL + deaths);
+		map_set(&q->poison, id, (void *)(uintptr_t)deaths);
 }
 
 static void start(void *ctx, bool unclean, bool rebuild)

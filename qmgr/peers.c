@@ -94,6 +94,15 @@ static void read_rest(struct qmgr *q, struct peer *peer)
 	peers_gone(q, peer);
 }
 
+/* Has recovery come far enough for it? */
+static bool may_connect(const struct qmgr *q, const struct peer *peer)
+{
+	enum recover_phase phase = q->recover.phase;
+	return phase >= RECOVER_OUTS || (phase == RECOVER_WRITERS && is_writer(peer));
+}
+
+static void connect_peer(struct qmgr *q, struct peer *peer);
+
 static bool is_dead(struct chan *chan)
 {
 	struct pollfd p = {.fd = chan_fd(chan)};
@@ -116,9 +125,17 @@ static void on_peer_closed(void *ctx, struct chan *chan, const char *why)
 		core_worker_down(q->core, peer->instance, q->now_ms);
 		decisions_drain(q, NULL);
 	}
+	enum proc_id process = peer->process;
+	uint16_t instance = peer->instance;
 	peer->faulty = is_writer(peer) && !dead;
 	if (!peer->faulty)
-		read_rest(q, peer);
+		read_rest(q, peer); /* may free it */
+	for (struct peer *p = q->peers; p != NULL; p = p->next)
+		if (p->process == process && p->instance == instance && p->fd >= 0 &&
+		    may_connect(q, p)) {
+			connect_peer(q, p);
+			break;
+		}
 }
 
 static void on_peer_hello(void *ctx, struct chan *chan, const struct msg_hello *hello)
@@ -149,7 +166,9 @@ static unsigned roles_of(enum proc_id process)
 static void connect_peer(struct qmgr *q, struct peer *peer)
 {
 	static msg_dispatch_fn *const dispatch[] = {msg_to_qmgr, NULL};
-	if (peer->fd < 0)
+	/* The old generation is dead, but its last words may not be read yet: first its end, then
+	 * this. */
+	if (peer->fd < 0 || peers_find(q, peer->process, peer->instance) != NULL)
 		return;
 	peer->chan = chan_new(q->loop, peer->fd,
 	    &(struct chan_spec){.peer_roles = roles_of(peer->process),
@@ -200,8 +219,7 @@ void peers_add(struct qmgr *q, enum proc_id process, uint16_t instance, uint32_t
 	    .fd = fd,
 	    .refuse = REFUSE_NONE};
 	q->peers = peer;
-	enum recover_phase phase = q->recover.phase;
-	if (phase >= RECOVER_OUTS || (phase == RECOVER_WRITERS && is_writer(peer)))
+	if (may_connect(q, peer))
 		connect_peer(q, peer);
 }
 

@@ -287,6 +287,27 @@ void reading_finish(struct qmgr *q, struct segment *s)
 	end_reading(q, r);
 }
 
+bool reading_find(
+    struct qmgr *q, struct segment *s, uint64_t id, struct record *record, struct buf *envelope)
+{
+	struct reading r = {.segment = s, .upto = UINT64_MAX, .fd = -1};
+	bool found = false;
+	buf_init(&r.envelope, ENVELOPE_MAX);
+	if (open_file(q, &r))
+		while (!found && find_head(&r, r.at, record)) {
+			found =
+			    record->id == id && record->kind != RECORD_OPEN && is_whole(&r, record);
+			r.at = record_end(record);
+		}
+	if (found)
+		buf_put(envelope, r.envelope.p, r.envelope.n);
+	if (r.fd >= 0)
+		close(r.fd);
+	free(r.window);
+	buf_fini(&r.envelope);
+	return found;
+}
+
 int reading_envelope(
     struct qmgr *q, uint64_t segment, uint64_t offset, struct record *record, struct buf *envelope)
 {

@@ -226,12 +226,45 @@ static void damaged(struct qmgr *q, const char *table, struct str key)
 	q->counters.damaged++;
 }
 
+static bool read_nonce(struct qmgr *q, uint64_t number, struct row_segment *row)
+{
+	unsigned char head[RECORD_HEAD];
+	struct record r;
+	int fd = segment_open_read(q, number);
+	if (fd < 0)
+		return false;
+	bool good = pread(fd, head, sizeof(head), 0) == (ssize_t)sizeof(head) &&
+		    record_decode(&r, head) == 0 && r.offset == 0;
+	close(fd);
+	*row = (struct row_segment){.number = number,
+	    .nonce_high = r.nonce_high,
+	    .nonce_low = r.nonce_low,
+	    .kind = r.kind == RECORD_OPEN ? SEGMENT_LARGE : SEGMENT_COMMON,
+	    .process = PROC_MASTER, /* nobody's */
+	    .created_ms = q->now_ms};
+	return good;
+}
+
+/* Its mark is not known any more: it is read from its beginning. Messages that have rows are not
+ * taken twice; others are uncertain, for their rows may have been deleted. */
+static void restore_segment(struct qmgr *q, struct str key)
+{
+	uint64_t number;
+	struct row_segment row;
+	damaged(q, "segment", key);
+	if (row_key_number_decode(key, &number) != 0 || !read_nonce(q, number, &row))
+		return;
+	struct segment *s = segments_add(q, &row);
+	s->stored = s->suspect = true;
+	segment_changed(q, s);
+}
+
 static void load_segment(void *ctx, struct str key, struct str value)
 {
 	struct qmgr *q = ctx;
 	struct row_segment row;
 	if (row_segment_decode(key, value, &row) != 0)
-		damaged(q, "segment", key);
+		restore_segment(q, key);
 	else
 		segments_add(q, &row)->stored = true;
 }
@@ -263,13 +296,14 @@ bool recover_is_uncertain(const struct qmgr *q, int64_t due_ms)
 	return q->recover.unclean && due_ms <= q->commit.meta.commit_ms + DUE_MARGIN_MS;
 }
 
-static void lose(struct qmgr *q, const struct row_rcpt *row)
+static void lose(struct qmgr *q, struct segment *s, const struct row_rcpt *row)
 {
 	if (q->recover.lost++ < DAMAGED_NAMED)
 		log_error("message %016" PRIx64 ", recipient %u: its segment %016" PRIx64
-			  " is not there: lost",
+			  " is not there; the row stays, should the file come back",
 		    row->id, row->rcpt, row->segment);
-	commit_delete_rcpt(q, row->id, row->rcpt);
+	if (s != NULL)
+		s->wanted = true;
 }
 
 static void add_row(
@@ -305,6 +339,14 @@ static void add_row(
 	q->recover.added++;
 }
 
+/* It is looked for in its segment when all segments are read. */
+static void remember_damaged(struct qmgr *q, uint64_t id, uint16_t rcpt)
+{
+	struct damaged_row *d = xcalloc(1, sizeof(*d));
+	*d = (struct damaged_row){.next = q->recover.damaged, .id = id, .rcpt = rcpt};
+	q->recover.damaged = d;
+}
+
 static void load_rcpt(void *ctx, struct str key, struct str value)
 {
 	struct qmgr *q = ctx;
@@ -315,7 +357,7 @@ static void load_rcpt(void *ctx, struct str key, struct str value)
 		uint16_t rcpt;
 		damaged(q, "rcpt", key);
 		if (row_key_rcpt_decode(key, &id, &rcpt) == 0)
-			map_set(&q->recover.damaged, id, q);
+			remember_damaged(q, id, rcpt);
 		return;
 	}
 	struct redo_message *m = redo_find(q, row.id);
@@ -323,8 +365,8 @@ static void load_rcpt(void *ctx, struct str key, struct str value)
 	struct segment *s = segments_find(q, row.segment);
 	if ((redo != NULL && redo->gone) || (m != NULL && m->removed))
 		commit_delete_rcpt(q, row.id, row.rcpt);
-	else if (s == NULL)
-		lose(q, &row);
+	else if (s == NULL || s->missing)
+		lose(q, s, &row);
 	else
 		add_row(q, s, &row, redo);
 }
@@ -344,25 +386,6 @@ static bool load_table(struct qmgr *q, enum store_table table, store_row_fn *fn)
 /* --- segments' files
  * ------------------------------------------------------------------------------ */
 
-static bool read_nonce(struct qmgr *q, uint64_t number, struct row_segment *row)
-{
-	unsigned char head[RECORD_HEAD];
-	struct record r;
-	int fd = segment_open_read(q, number);
-	if (fd < 0)
-		return false;
-	bool good = pread(fd, head, sizeof(head), 0) == (ssize_t)sizeof(head) &&
-		    record_decode(&r, head) == 0 && r.offset == 0;
-	close(fd);
-	*row = (struct row_segment){.number = number,
-	    .nonce_high = r.nonce_high,
-	    .nonce_low = r.nonce_low,
-	    .kind = r.kind == RECORD_OPEN ? SEGMENT_LARGE : SEGMENT_COMMON,
-	    .process = PROC_MASTER, /* nobody's */
-	    .created_ms = q->now_ms};
-	return good;
-}
-
 static void unknown_file(struct qmgr *q, uint64_t number)
 {
 	struct row_segment row;
@@ -377,6 +400,25 @@ static void unknown_file(struct qmgr *q, uint64_t number)
 	if (rc != 0)
 		log_error("segment %016" PRIx64 " has no row and cannot be set aside: %s", number,
 		    strerror(-rc));
+}
+
+/* Rows without files: if nothing names them, their deletion was on the way. Else rows stay as they
+ * are, for the file may come back; the messages are not there meanwhile. */
+static void drop_missing(struct qmgr *q)
+{
+	size_t at = 0, n = 0;
+	struct segment **list = xcalloc(q->segments.map.n + 1, sizeof(*list));
+	for (struct segment *s; (s = map_next(&q->segments.map, &at)) != NULL;)
+		if (s->missing)
+			list[n++] = s;
+	for (size_t i = 0; i < n; i++) {
+		struct row_key key = row_key_number(list[i]->row.number);
+		if (!list[i]->wanted)
+			store_ops_delete(&q->commit.other, STORE_SEGMENT, &key);
+		map_take(&q->segments.map, list[i]->row.number);
+		free(list[i]);
+	}
+	free(list);
 }
 
 /* Files without rows, and rows without files. */
@@ -397,16 +439,9 @@ static void compare_files(struct qmgr *q)
 		map_set(&seen, number, q);
 	}
 	closedir(dir);
-	uint64_t gone[256]; /* a crash leaves few; what is more is found at the next start */
-	size_t n = 0, at = 0;
+	size_t at = 0;
 	for (struct segment *s; (s = map_next(&q->segments.map, &at)) != NULL;)
-		if (map_find(&seen, s->row.number) == NULL && n < COUNT_OF(gone))
-			gone[n++] = s->row.number;
-	for (size_t i = 0; i < n; i++) {
-		struct row_key key = row_key_number(gone[i]);
-		store_ops_delete(&q->commit.other, STORE_SEGMENT, &key);
-		free(map_take(&q->segments.map, gone[i]));
-	}
+		s->missing = map_find(&seen, s->row.number) == NULL;
 	map_fini(&seen);
 }
 
@@ -539,6 +574,7 @@ static void count_reported(struct qmgr *q)
 
 static void end_rows(struct qmgr *q)
 {
+	drop_missing(q);
 	count_reported(q);
 	store_forget_pages(q->store);
 	if (q->recover.damaged_count > DAMAGED_NAMED)
@@ -613,6 +649,41 @@ static void drop_empty(struct qmgr *q)
 	free(list);
 }
 
+static bool take_from(struct qmgr *q, struct segment *s, const struct damaged_row *d)
+{
+	struct record r;
+	struct buf envelope;
+	buf_init(&envelope, ENVELOPE_MAX);
+	bool found = s != NULL && reading_find(q, s, d->id, &r, &envelope);
+	if (found)
+		intake_rcpt(q, s, &r, (struct str){(const char *)envelope.p, envelope.n}, d->rcpt);
+	buf_fini(&envelope);
+	return found;
+}
+
+/* A damaged row's message stands in the segment of its birth, or was compacted. Its state is lost:
+ * it is tried at once, and uncertain. */
+static void restore_damaged(struct qmgr *q)
+{
+	while (q->recover.damaged != NULL) {
+		struct damaged_row *d = q->recover.damaged;
+		q->recover.damaged = d->next;
+		bool found = take_from(q, segments_find(q, RECORD_ID_SEGMENT(d->id)), d);
+		size_t at = 0;
+		for (struct segment *s; !found && (s = map_next(&q->segments.map, &at)) != NULL;)
+			found = s->row.kind == SEGMENT_COMPACT && take_from(q, s, d);
+		if (!found) {
+			q->recover.lost++;
+			log_error("message %016" PRIx64
+				  ", recipient %u: its row is damaged and it stands in no "
+				  "segment: lost",
+			    d->id, d->rcpt);
+			commit_delete_rcpt(q, d->id, d->rcpt);
+		}
+		free(d);
+	}
+}
+
 static bool writers_step(struct qmgr *q)
 {
 	struct redo *redo = q->recover.redo;
@@ -623,6 +694,7 @@ static bool writers_step(struct qmgr *q)
 		read_orphans(q);
 		return true;
 	}
+	restore_damaged(q);
 	drop_empty(q);
 	free_redo(q);
 	q->recover.phase = RECOVER_OUTS;
@@ -665,5 +737,9 @@ bool recover_turn(struct qmgr *q)
 void recover_fini(struct qmgr *q)
 {
 	free_redo(q);
-	map_fini(&q->recover.damaged);
+	while (q->recover.damaged != NULL) {
+		struct damaged_row *d = q->recover.damaged;
+		q->recover.damaged = d->next;
+		free(d);
+	}
 }

@@ -65,6 +65,8 @@ struct segment {
 	bool dirty;  /* its row must be written */
 	bool stored; /* its row is in the index */
 	bool compacting;
+	bool suspect;	       /* its row was damaged: read again from its beginning, uncertain */
+	bool missing, wanted;  /* recovery: its file is not there; and rows name it */
 	int64_t rest_until_ms; /* compaction has just tried */
 	uint64_t end;	       /* sealed: length of what is good */
 	uint64_t messages;     /* alive, reports not yet sent included */
@@ -108,6 +110,9 @@ void reading_finish(struct qmgr *q, struct segment *s); /* the rest of it now */
 bool reading_turn(struct qmgr *q);			/* a slice; true: there is more */
 bool reading_is_idle(const struct qmgr *q);
 void reading_fini(struct qmgr *q);
+/* Looks for one message in a whole segment. */
+bool reading_find(
+    struct qmgr *q, struct segment *s, uint64_t id, struct record *record, struct buf *envelope);
 /* The envelope of one message, for control commands. 0 or -errno; out is a buf of the whole
  * envelope. */
 int reading_envelope(struct qmgr *q, uint64_t segment, uint64_t offset, struct record *record,
@@ -116,6 +121,9 @@ int reading_envelope(struct qmgr *q, uint64_t segment, uint64_t offset, struct r
 /* ---- intake.c ---- */
 /* Takes one checked record in: jobs, journal, live counts, settling of the cause of a DSN. */
 void intake(struct qmgr *q, struct segment *s, const struct record *r, struct str envelope);
+/* The same for one recipient of a message whose row is damaged: flagged uncertain. */
+void intake_rcpt(
+    struct qmgr *q, struct segment *s, const struct record *r, struct str envelope, uint16_t rcpt);
 void intake_aside(struct qmgr *q, const struct row_aside *aside, bool stored);
 
 /* ---- decisions.c: what the core decided, carried out ---- */
@@ -246,13 +254,18 @@ void routes_ask_again(struct qmgr *q);
 void routes_fini(struct qmgr *q);
 
 /* ---- recover.c ---- */
+struct damaged_row {
+	struct damaged_row *next;
+	uint64_t id;
+	uint16_t rcpt;
+};
 enum recover_phase { RECOVER_NOT, RECOVER_ROWS, RECOVER_WRITERS, RECOVER_OUTS, RECOVER_DONE };
 struct recover {
 	enum recover_phase phase;
 	bool unclean, rebuild;
 	struct redo *redo; /* what the journal says beyond the rows */
 	struct row_key at;
-	struct map damaged; /* ids of rows that do not decode */
+	struct damaged_row *damaged; /* owned; rows that do not decode */
 	uint64_t rows, added, damaged_count, doubt, lost;
 	int64_t began_ms;
 };
