@@ -292,6 +292,7 @@ void server_free(struct server **server)
 	s->on_idle = NULL;
 	loop_timer_cancel(s->loop, &s->accept_again);
 	loop_timer_cancel(s->loop, &s->stop_timer);
+	loop_timer_cancel(s->loop, &s->start_timer);
 	while (s->acceptors)
 		acceptor_free(&s->acceptors);
 	for (struct session *c = s->sessions, *next; c; c = next) {
