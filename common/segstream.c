@@ -30,6 +30,7 @@ struct stream_file { /* the helper thread's */
 	int error;
 };
 
+struct piece;
 struct segstream {
 	struct segstream *next;
 	struct segwriter *w;
@@ -37,9 +38,10 @@ struct segstream {
 	struct stream_file file;
 	struct buf envelope; /* a copy, for ACCEPTED */
 	uint64_t id;
-	uint64_t given; /* bytes of data appended */
-	size_t waiting; /* of these, not yet on file */
-	size_t pieces;	/* with the thread */
+	uint64_t given;				 /* bytes of data appended */
+	size_t waiting;				 /* of these, not yet on file */
+	size_t pieces;				 /* with the thread */
+	struct piece *given_pieces, **given_end; /* those, oldest first */
 	bool closing, abandoned;
 	segstream_drained_fn *drained;
 	void *drained_arg;
@@ -49,7 +51,8 @@ struct segstream {
 	void *done_arg;
 };
 
-struct piece { /* one work of the thread */
+struct piece {		    /* one work of the thread */
+	struct piece *next; /* of the same stream */
 	struct segstream *s;
 	struct buf bytes; /* owned */
 };
@@ -118,10 +121,24 @@ static void close_write(void *arg)
 
 /* --- the loop's part -------------------------------------------------------------------------- */
 
+/* They come back in the order in which they were given. */
+static void piece_free(struct segstream *s)
+{
+	struct piece *p = s->given_pieces;
+
+	s->given_pieces = p->next;
+	if (!s->given_pieces)
+		s->given_end = &s->given_pieces;
+	buf_fini(&p->bytes);
+	free(p);
+}
+
 static void stream_free(struct segstream *s)
 {
 	struct segstream **at = &s->w->streams;
 
+	while (s->given_pieces) /* only at the process' end */
+		piece_free(s);
 	while (*at != s)
 		at = &(*at)->next;
 	*at = s->next;
@@ -149,10 +166,10 @@ static void piece_done(void *arg)
 	struct piece *p = arg;
 	struct segstream *s = p->s;
 
+	must(p == s->given_pieces);
 	s->pieces--;
 	s->waiting -= p->bytes.n;
-	buf_fini(&p->bytes);
-	free(p);
+	piece_free(s);
 	if (s->abandoned && s->pieces == 0)
 		stream_drop(s);
 	else if (!s->abandoned && !s->closing && s->drained)
@@ -266,6 +283,7 @@ void segstream_give(struct segwriter *w, struct stream_request **at, struct msg_
 	    .nonce_low = s->seg->nonce_low,
 	    .id = s->id};
 	buf_init(&s->envelope, ENVELOPE_MAX);
+	s->given_end = &s->given_pieces;
 	s->next = w->streams;
 	w->streams = s;
 	w->stream_count++;
@@ -297,6 +315,8 @@ void segstream_append(struct segstream *s, struct buf *bytes)
 	s->given += p->bytes.n;
 	s->waiting += p->bytes.n;
 	s->pieces++;
+	*s->given_end = p;
+	s->given_end = &p->next;
 	iothread_do(s->w->stream_io, piece_write, piece_done, p);
 }
 
@@ -343,7 +363,6 @@ void segstream_abandon(struct segstream **stream)
 		stream_drop(s);
 }
 
-/* The pieces' bytes that the thread did not hand back are not freed: this is the process' end. */
 void segstream_free_all(struct segwriter *w)
 {
 	iothread_free(&w->stream_io);

@@ -142,7 +142,7 @@ static void begin_field(struct body *b, struct str line, size_t name)
 	const char *colon = memchr(line.p, ':', line.n);
 
 	b->fields++;
-	b->field = field_find((struct str){line.p, name});
+	b->field = (int)field_find((struct str){line.p, name});
 	switch (b->field) {
 	case FIELD_RECEIVED:
 		if (++b->hops > b->limits.hops_max)
