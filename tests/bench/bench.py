@@ -150,7 +150,7 @@ def growth(args, domains):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--messages", type=int, default=100000)
-    parser.add_argument("--connections", type=int, default=50)
+    parser.add_argument("--connections", type=int, default=200)
     parser.add_argument("--grow", type=int, default=0)
     parser.add_argument("--only-growth", action="store_true")
     parser.add_argument("--peers", action="store_true")

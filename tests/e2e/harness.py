@@ -155,7 +155,8 @@ class Sink:
 
     def start(self):
         self.process = Process(self.argv, self.log)
-        wait_for("the sink listens", lambda: accepts(self.address, self.port))
+        wait_for("the sink listens", lambda: accepts(self.address, self.port) and
+                 os.path.exists(self.stats_path))
 
     def ledger(self):
         """[(X-Ledger value, client address, recipients, microseconds)] in order of arrival."""
