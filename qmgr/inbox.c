@@ -211,10 +211,12 @@ void on_result(void *ctx, struct chan *from_chan, struct msg_result *m)
 		chan_close(from_chan, "result: malformed list of recipients");
 		return;
 	}
+	struct peer *peer = chan_data(from_chan);
+	peer->reports++;
 	qmgr_blame(q, m->id);
 	struct result_context context = {m, q->decisions.scratch, n};
-	if (core_result(q->core, m->transaction, context.results, n, q->now_ms) == 0)
-		log_warn("a result for an unknown transaction of message %016" PRIx64, m->id);
+	core_result(q->core, m->transaction, context.results, n,
+	    q->now_ms); /* unknown: told twice, see above */
 	decisions_drain(q, &context);
 	qmgr_blame(q, 0);
 }
@@ -232,7 +234,9 @@ void on_conn_closed(void *ctx, struct chan *from_chan, struct msg_conn_closed *m
 		chan_close(from_chan, "conn closed: unknown cause");
 		return;
 	}
-	count_conn(chan_data(from_chan), -1);
+	struct peer *peer = chan_data(from_chan);
+	peer->reports++;
+	count_conn(peer, -1);
 	struct core_failure failure = {.cause = m->cause,
 	    .stage = m->stage,
 	    .code = m->code,
@@ -257,17 +261,33 @@ void on_have_conn(void *ctx, struct chan *from_chan, struct msg_have_conn *m)
 	decisions_drain(q, NULL);
 }
 
+static bool is_in_doubt(struct qmgr *q, uint64_t id, uint16_t rcpt)
+{
+	struct job_view v;
+	for (job_ref j = core_find(q->core, id); j != 0; j = core_sibling(q->core, j))
+		if (core_job(q->core, j, &v) && v.rcpt == rcpt)
+			return (v.flags & JOB_IN_DOUBT) != 0;
+	return false;
+}
+
+/* Only what is in doubt can be in flight there: of the rest the journal knows the outcome, and the
+ * report that smtp-out is about to repeat counts no more. */
 void on_have_job(void *ctx, struct chan *from_chan, struct msg_have_job *m)
 {
 	struct qmgr *q = wake(ctx);
 	struct rd rd = rd_of(m->rcpts.p, m->rcpts.n);
-	size_t n = m->rcpts.n / 2;
-	uint16_t *rcpts = xcalloc(n + 1, sizeof(*rcpts));
+	uint16_t *rcpts = xcalloc(m->rcpts.n / 2 + 1, sizeof(*rcpts));
+	size_t n = 0;
 	(void)from_chan;
-	for (size_t i = 0; i < n; i++)
-		rcpts[i] = rd_u16(&rd);
-	if (core_have_job(q->core, m->conn, m->transaction, m->id, rcpts, n, q->now_ms) != 0)
-		log_warn("smtp-out has a job of message %016" PRIx64 " that is not known any more",
+	while (rd.n >= 2) {
+		uint16_t rcpt = rd_u16(&rd);
+		if (is_in_doubt(q, m->id, rcpt))
+			rcpts[n++] = rcpt;
+	}
+	if (n > 0 &&
+	    core_have_job(q->core, m->conn, m->transaction, m->id, rcpts, n, q->now_ms) != 0)
+		log_warn("smtp-out has a job of message %016" PRIx64
+			 " whose connection is not known",
 		    m->id);
 	free(rcpts);
 	decisions_drain(q, NULL);

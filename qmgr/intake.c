@@ -78,6 +78,8 @@ static int add_rcpt(void *ctx, unsigned ordinal, const struct env_rcpt *rcpt)
 	if ((redo != NULL && redo->gone) || (t->check && has_job(t->q, add.id, ordinal)))
 		return 0;
 	redo_apply(redo, &add);
+	if (t->check && (t->segment->suspect || recover_is_uncertain(t->q, add.due_ms)))
+		add.flags |= JOB_UNCERTAIN;
 	commit_dirty(t->q, core_add(t->q->core, &add, t->q->now_ms));
 	t->added++;
 	return 0;
@@ -193,8 +195,6 @@ void intake(struct qmgr *q, struct segment *s, const struct record *r, struct st
 	    .check = q->recover.phase != RECOVER_DONE};
 	if ((t.redo != NULL && t.redo->removed) || map_find(&q->asides, r->id) != NULL)
 		return;
-	if (q->recover.phase != RECOVER_DONE && (s->suspect || recover_is_uncertain(q, INT64_MIN)))
-		t.flags |= JOB_UNCERTAIN;
 	uintptr_t deaths = (uintptr_t)map_find(&q->poison, r->id);
 	if (deaths >= POISON_DEATHS) {
 		struct row_aside row = {.id = r->id,

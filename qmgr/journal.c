@@ -615,6 +615,22 @@ static bool begins(int spool_fd, uint64_t number)
 	return journal_record_take(&bytes, &pos, &r) == 1;
 }
 
+/* The next file that was ever written to. Between two there may be spares that nobody came to use.
+ */
+static uint64_t next_file(int spool_fd, uint64_t number)
+{
+	uint64_t *numbers = xcalloc(FILES_MAX, sizeof(*numbers)), found = 0;
+	int fd = openat(spool_fd, "journal", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	size_t n = fd < 0 ? 0 : list_numbers(fd, numbers, FILES_MAX);
+	if (fd >= 0)
+		close(fd);
+	for (size_t i = 0; i < n && found == 0; i++)
+		if (numbers[i] > number && begins(spool_fd, numbers[i]))
+			found = numbers[i];
+	free(numbers);
+	return found;
+}
+
 static int replay_file(int spool_fd, uint64_t *pos, bool *more, journal_record_fn *fn, void *ctx)
 {
 	char *all = NULL;
@@ -631,13 +647,14 @@ static int replay_file(int spool_fd, uint64_t *pos, bool *more, journal_record_f
 		fn(ctx, &r);
 	}
 	free(all);
-	*more = begins(spool_fd, number + 1);
+	uint64_t next = next_file(spool_fd, number);
+	*more = next != 0;
 	if (got < 0 && *more)
 		log_warn("journal: file %016" PRIx64 " is damaged or torn at byte %" PRIu64
 			 "; going on in the next",
 		    number, JOURNAL_POS_OFFSET(*pos));
 	if (*more)
-		*pos = JOURNAL_POS(number + 1, 0);
+		*pos = JOURNAL_POS(next, 0);
 	return rc == -ENOENT ? 0 : rc;
 }
 

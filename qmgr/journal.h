@@ -26,7 +26,9 @@ struct journal;
 /* first: the number of the first file to write; older ones found on disk are kept until passed. */
 struct journal *journal_new(struct loop *loop, struct iothread *files, int spool_fd, uint64_t first,
     uint32_t file_bytes, const struct journal_events *events);
-void journal_free(struct journal **j);	    /* what was not yet written is lost */
+/* What was not yet written is lost. The files thread must be freed before: it works for the
+ * journal. */
+void journal_free(struct journal **j);
 struct buf *journal_buf(struct journal *j); /* where records are appended, by j_*_encode() */
 /* reserve: bytes that must stay free for outcomes of what is in flight, this turn's intents
  * included. */

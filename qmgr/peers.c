@@ -268,11 +268,23 @@ bool peers_outs_told_all(struct qmgr *q)
 	return told_all(q, is_out);
 }
 
+/* What a smtp-out has reported so far is in the write that begins now: it need not keep it any
+ * longer once this frame, which waits for that write like all others, gets through. */
+static void confirm_reports(struct peer *p)
+{
+	if (p->reports == p->reports_told)
+		return;
+	p->reports_told = p->reports;
+	chan_send_reports_taken(p->chan, &(struct msg_reports_taken){.count = p->reports});
+}
+
 void peers_mark(struct qmgr *q)
 {
 	for (struct peer *p = q->peers; p != NULL; p = p->next)
-		if (p->chan != NULL && is_reader(p))
+		if (p->chan != NULL && is_reader(p)) {
+			confirm_reports(p);
 			chan_mark(p->chan);
+		}
 }
 
 void peers_release(struct qmgr *q)

@@ -122,9 +122,9 @@ void qmgr_fini(struct qmgr *q)
 	compact_fini(q);
 	reading_fini(q);
 	commit_fini(q);
+	iothread_free(&q->files);
 	journal_free(&q->journal);
 	logger_free(&q->logger);
-	iothread_free(&q->files);
 	recover_fini(q);
 	bounces_fini(q);
 	decisions_fini(q);

@@ -27,13 +27,14 @@ struct peer {
 	enum proc_id process;
 	uint16_t instance;
 	uint32_t generation;
-	int fd;		   /* until chan is made; then -1 */
-	struct chan *chan; /* NULL: gone, its segments are still being read */
-	bool told_all;	   /* WRITER_STATE_END or OUT_STATE_END came */
-	bool faulty;	   /* we closed it: the process may live on */
-	uint8_t refuse;	   /* what it was told last */
-	uint32_t credit;   /* messages it may still hand in */
-	uint32_t conns;	   /* smtp-out: connections granted and not yet closed */
+	int fd;				/* until chan is made; then -1 */
+	struct chan *chan;		/* NULL: gone, its segments are still being read */
+	bool told_all;			/* WRITER_STATE_END or OUT_STATE_END came */
+	bool faulty;			/* we closed it: the process may live on */
+	uint8_t refuse;			/* what it was told last */
+	uint32_t credit;		/* messages it may still hand in */
+	uint32_t conns;			/* smtp-out: connections granted and not yet closed */
+	uint64_t reports, reports_told; /* smtp-out: RESULTs and CONN_CLOSEDs handled; confirmed */
 };
 void peers_add(
     struct qmgr *q, enum proc_id process, uint16_t instance, uint32_t generation, int fd);
@@ -288,7 +289,7 @@ struct redo_message {
 struct redo_message *redo_find(struct qmgr *q, uint64_t id); /* NULL when not recovering, too */
 struct redo_rcpt *redo_rcpt_find(struct redo_message *m, uint16_t rcpt);
 void redo_apply(const struct redo_rcpt *r, struct core_add *add); /* r may be NULL */
-/* Was a recipient due then (INT64_MIN: at once) on the way when the power went? */
+/* Was a recipient with that due time (0: at once) on the way when the power went? */
 bool recover_is_uncertain(const struct qmgr *q, int64_t due_ms);
 
 /* ---- compact.c ---- */

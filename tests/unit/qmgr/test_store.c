@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: ISC */
-/* The index: rows' codec against damage, changes and their merging, a full map, a truncated file. */
+/* The index: rows' codec against damage, changes and their merging, a full map, a truncated file.
+ */
 #include "qmgr/store.h"
 #include "common/record.h"
 #include <errno.h>
@@ -222,7 +223,11 @@ static void test_damaged_rows_do_not_decode(void **state)
 	struct row_key key = row_key_rcpt(99, 3);
 	size_t head = ops.b.n;
 	struct buf value;
-	struct row_rcpt row = {.id = 99, .rcpt = 3, .domain = STR("d"), .vmta = STR("v"), .tenant = STR("t"),
+	struct row_rcpt row = {.id = 99,
+	    .rcpt = 3,
+	    .domain = STR("d"),
+	    .vmta = STR("v"),
+	    .tenant = STR("t"),
 	    .campaign = STR("c")};
 	buf_init(&value, 4096);
 	row_rcpt_encode(&value, &row);
@@ -236,7 +241,8 @@ static void test_damaged_rows_do_not_decode(void **state)
 			value.p[i] ^= (unsigned char)(1 << bit);
 		}
 	for (size_t n = 0; n < value.n; n++)
-		assert_int_not_equal(0, row_rcpt_decode(row_key_str(&key), (struct str){s.p, n}, &row));
+		assert_int_not_equal(
+		    0, row_rcpt_decode(row_key_str(&key), (struct str){s.p, n}, &row));
 	key = row_key_rcpt(98, 3); /* a good value under another key */
 	assert_int_not_equal(0, row_rcpt_decode(row_key_str(&key), s, &row));
 	buf_fini(&value);

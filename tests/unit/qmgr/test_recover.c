@@ -1,0 +1,925 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * The whole shell in one process, with fake peers on its channels, killed and started again.
+ *
+ * Property: whatever is cut off the journal or a segment behind what the index has committed, the
+ * next start has exactly the messages that stand whole in the segment, less those whose end stands
+ * in the journal; those whose intent stands there without an outcome, and only those, are
+ * uncertain; reports that are owed are owed again. Nothing is invented, nothing stops the start.
+ */
+#include "common/route.h"
+#include "qmgr/shell.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+enum { MESSAGES = 12, JOBS_MAX = 64 };
+enum fate { DELIVERED, DEFERRED, FAILED, UNANSWERED, FATES };
+
+static char base[64];
+static struct conf *conf;
+
+/* --- a qmgr and its peers ------------------------------------------------------------------------
+ */
+
+struct rig {
+	struct loop *loop;
+	struct qmgr *q;
+	struct chan *writer, *out, *resolver, *bouncer;
+	uint64_t segment, nonce_high, nonce_low, end;
+	uint32_t ordinal;
+	int fd; /* of the segment */
+	unsigned results, bounces, unanswered, gives, none_reason;
+	bool bounce_none;
+	uint64_t tickets, taken;
+};
+static struct rig *rig; /* the handlers' */
+
+static void on_time(void *arg)
+{
+	(void)arg;
+}
+
+static void turn(struct rig *r)
+{
+	static struct loop_timer timer;
+	loop_timer_after(r->loop, &timer, 2, on_time, NULL);
+	loop_turn(r->loop);
+	loop_timer_cancel(r->loop, &timer);
+}
+
+#define turn_until(r, condition)                                                                   \
+	do {                                                                                       \
+		int64_t deadline_ = clock_mono_ms() + 10000;                                       \
+		while (!(condition) && clock_mono_ms() < deadline_)                                \
+			turn(r);                                                                   \
+		assert_true(condition);                                                            \
+	} while (0)
+
+static void on_gone(void *ctx, struct chan *chan, const char *why)
+{
+	struct rig *r = ctx;
+	(void)why;
+	if (r->writer == chan)
+		r->writer = NULL;
+	if (r->out == chan)
+		r->out = NULL;
+	if (r->resolver == chan)
+		r->resolver = NULL;
+	if (r->bouncer == chan)
+		r->bouncer = NULL;
+}
+
+static struct chan *add_peer(struct rig *r, enum proc_id process, msg_dispatch_fn *const *dispatch)
+{
+	int fds[2];
+	assert_int_equal(
+	    0, socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds));
+	chan_identify((uint8_t)process, 0, 1);
+	struct chan *chan = chan_new(r->loop, fds[1],
+	    &(struct chan_spec){
+		.peer_roles = ROLE_qmgr, .dispatch = dispatch, .on_close = on_gone, .ctx = r});
+	chan_identify(PROC_qmgr, 0, 1);
+	peers_add(r->q, process, 0, 1, fds[0]);
+	return chan;
+}
+
+static void open_rig(struct rig *r, const char *dir, bool unclean, bool rebuild)
+{
+	*r = (struct rig){.loop = loop_new(), .fd = -1};
+	rig = r;
+	mkdir(dir, 0700);
+	assert_int_equal(0, chdir(dir));
+	r->q = xcalloc(1, sizeof(*r->q));
+	r->q->spool_fd = r->q->log_fd = -1;
+	r->q->admission.memory = 1 << 30;
+	chan_identify(PROC_qmgr, 0, 1);
+	qmgr_init(r->q, worker_new(), r->loop);
+	qmgr_configure(r->q, conf);
+	qmgr_open(r->q, open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+	r->q->journal_file_bytes = JOURNAL_FILE_BYTES_MIN;
+	r->q->segment_bytes = 1 << 20;
+	recover_start(r->q, unclean, rebuild);
+}
+
+static void start_rig(struct rig *r, const char *dir)
+{
+	open_rig(r, dir, false, false);
+	turn_until(r, r->q->started);
+}
+
+/* As a kill: nothing more is written but what helper threads already have. */
+static void kill_rig(struct rig *r)
+{
+	struct worker *w = r->q->worker;
+	chan_free(&r->writer);
+	chan_free(&r->out);
+	chan_free(&r->resolver);
+	chan_free(&r->bouncer);
+	qmgr_fini(r->q);
+	free(r->q);
+	free(w);
+	if (r->fd >= 0)
+		close(r->fd);
+	loop_free(&r->loop);
+}
+
+void on_segment_give(void *ctx, struct chan *from_chan, struct msg_segment_give *m)
+{
+	struct rig *r = ctx;
+	(void)from_chan;
+	r->fd = msg_take_fd(&m->fd);
+	r->segment = m->segment;
+	r->nonce_high = m->nonce_high;
+	r->nonce_low = m->nonce_low;
+	r->end = 0;
+	r->ordinal = 1;
+	r->gives++;
+}
+
+void on_segment_none(void *ctx, struct chan *from_chan, struct msg_segment_none *m)
+{
+	struct rig *r = ctx;
+	(void)from_chan;
+	r->none_reason = m->reason;
+}
+
+void on_credit(void *ctx, struct chan *from_chan, struct msg_credit *m)
+{
+	(void)ctx, (void)from_chan, (void)m;
+}
+
+void on_segment_open(void *ctx, struct chan *from_chan, struct msg_segment_open *m)
+{
+	(void)ctx, (void)from_chan, (void)m;
+}
+
+void on_segment_close(void *ctx, struct chan *from_chan, struct msg_segment_close *m)
+{
+	(void)ctx, (void)from_chan, (void)m;
+}
+
+void on_resolve(void *ctx, struct chan *from_chan, struct msg_resolve *m)
+{
+	struct buf hosts;
+	struct route_host h = {.preference = 10, .name = "mx.test", .address_count = 1};
+	(void)ctx;
+	h.address[0] = (struct route_address){.family = 4, .bytes = {127, 0, 0, 1}};
+	buf_init(&hosts, 65536);
+	route_put_host(&hosts, &h);
+	chan_send_route(from_chan, &(struct msg_route){.query = m->query,
+				       .domain = m->domain,
+				       .route_class = ROUTE_OK,
+				       .ttl_s = 300,
+				       .text = STR(""),
+				       .hosts = {(const char *)hosts.p, hosts.n}});
+	buf_fini(&hosts);
+}
+
+void on_grant(void *ctx, struct chan *from_chan, struct msg_grant *m)
+{
+	(void)ctx;
+	chan_send_conn_ready(from_chan, &(struct msg_conn_ready){.conn = m->conn});
+}
+
+static enum fate fate_of(uint64_t id)
+{
+	return (enum fate)((id & 0xffffff) % FATES);
+}
+
+void on_job(void *ctx, struct chan *from_chan, struct msg_job *m)
+{
+	static const uint8_t verdicts[] = {VERDICT_DELIVERED, VERDICT_DEFERRED, VERDICT_FAILED};
+	struct rig *r = ctx;
+	struct rd rd = rd_of(m->rcpts.p, m->rcpts.n);
+	struct buf results;
+	enum fate fate = fate_of(m->id);
+	if (fate == UNANSWERED) {
+		r->unanswered++;
+		return;
+	}
+	buf_init(&results, 65536);
+	while (rd.n > 0)
+		result_put(&results, &(struct rcpt_result){.ordinal = rd_u16(&rd),
+					 .verdict = verdicts[fate],
+					 .stage = STAGE_RCPT,
+					 .code = fate == DELIVERED  ? 250
+						 : fate == DEFERRED ? 450
+								    : 550,
+					 .status = fate == DELIVERED  ? STR("2.0.0")
+						   : fate == DEFERRED ? STR("4.2.0")
+								      : STR("5.1.1"),
+					 .text = STR("said so"),
+					 .said_by = STR("mx.test"),
+					 .address = STR("b@a.test"),
+					 .orcpt = STR("")});
+	chan_send_result(from_chan, &(struct msg_result){.conn = m->conn,
+					.transaction = m->transaction,
+					.id = m->id,
+					.size = 10,
+					.sender = STR("s@a.test"),
+					.envid = STR(""),
+					.relay = STR("mx.test[127.0.0.1]:25"),
+					.source = STR("127.0.0.1"),
+					.esmtp = STR(""),
+					.results = {(const char *)results.p, results.n}});
+	buf_fini(&results);
+	r->results++;
+}
+
+void on_reports_taken(void *ctx, struct chan *from_chan, struct msg_reports_taken *m)
+{
+	struct rig *r = ctx;
+	(void)from_chan;
+	r->taken = m->count;
+}
+
+void on_conn_close(void *ctx, struct chan *from_chan, struct msg_conn_close *m)
+{
+	(void)ctx;
+	chan_send_conn_closed(
+	    from_chan, &(struct msg_conn_closed){
+			   .conn = m->conn, .text = STR(""), .relay = STR(""), .was_ready = 1});
+}
+
+void on_bounce(void *ctx, struct chan *from_chan, struct msg_bounce *m)
+{
+	struct rig *r = ctx;
+	r->bounces++;
+	r->tickets += m->ticket;
+	if (r->bounce_none)
+		chan_send_bounce_none(
+		    from_chan, &(struct msg_bounce_none){.ticket = m->ticket, .why = STR("test")});
+}
+
+static void connect_writer(struct rig *r)
+{
+	static msg_dispatch_fn *const dispatch[] = {msg_to_writer, NULL};
+	r->writer = add_peer(r, PROC_smtpd, dispatch);
+	chan_send_writer_state_end(r->writer, &(struct msg_writer_state_end){0});
+}
+
+static void connect_rest(struct rig *r)
+{
+	static msg_dispatch_fn *const to_out[] = {msg_to_smtp_out, msg_to_reader, NULL};
+	static msg_dispatch_fn *const to_resolver[] = {msg_to_resolver, NULL};
+	static msg_dispatch_fn *const to_bouncer[] = {
+	    msg_to_bouncer, msg_to_reader, msg_to_writer, NULL};
+	r->out = add_peer(r, PROC_smtp_out, to_out);
+	chan_send_out_state_end(r->out, &(struct msg_out_state_end){0});
+	r->resolver = add_peer(r, PROC_resolver, to_resolver);
+	r->bouncer = add_peer(r, PROC_bouncer, to_bouncer);
+	chan_send_writer_state_end(r->bouncer, &(struct msg_writer_state_end){0});
+}
+
+static void get_segment(struct rig *r)
+{
+	unsigned before = r->gives;
+	chan_send_segment_want(r->writer, &(struct msg_segment_want){.ticket = 1});
+	turn_until(r, r->gives > before);
+}
+
+/* Appends one message to the segment; tells qmgr of it when `tell`. */
+static void append(struct rig *r, const char *domain, bool tell)
+{
+	struct buf envelope;
+	char rcpt[100], content[300];
+	unsigned char head[RECORD_HEAD], zero[RECORD_ALIGN] = {0};
+	buf_init(&envelope, 4096);
+	snprintf(rcpt, sizeof(rcpt), "b@%s", domain);
+	envelope_put(&envelope, ENV_SENDER, STR("s@a.test"));
+	envelope_put(&envelope, ENV_RCPT, str_of(rcpt));
+	int n = snprintf(content, sizeof(content), "Subject: %u\r\n\r\nhello\r\n", r->ordinal);
+	struct record rec = {.kind = RECORD_MESSAGE,
+	    .nonce_high = r->nonce_high,
+	    .nonce_low = r->nonce_low,
+	    .offset = r->end,
+	    .id = RECORD_ID(r->segment, r->ordinal++),
+	    .data_offset = r->end + RECORD_HEAD,
+	    .envelope_bytes = (uint32_t)envelope.n,
+	    .content_bytes = (uint64_t)n,
+	    .arrived_ms = (uint64_t)clock_wall_ms(),
+	    .envelope_crc = crc32c(0, envelope.p, envelope.n),
+	    .content_crc = crc32c(0, content, (size_t)n)};
+	record_encode(&rec, head);
+	assert_int_equal(sizeof(head), write(r->fd, head, sizeof(head)));
+	assert_int_equal(envelope.n, write(r->fd, envelope.p, envelope.n));
+	assert_int_equal(n, write(r->fd, content, (size_t)n));
+	size_t data = envelope.n + (size_t)n, pad = (size_t)(record_align(data) - data);
+	assert_int_equal(pad, write(r->fd, zero, pad));
+	r->end = record_end(&rec);
+	if (tell)
+		chan_send_accepted(
+		    r->writer, &(struct msg_accepted){.segment = r->segment,
+				   .offset = rec.offset,
+				   .end = r->end,
+				   .head = {(const char *)head, sizeof(head)},
+				   .envelope = {(const char *)envelope.p, envelope.n}});
+	buf_fini(&envelope);
+}
+
+static void copy(const char *from, const char *to)
+{
+	char command[600];
+	snprintf(command, sizeof(command), "rm -rf %s && cp -a %s %s", to, from, to);
+	assert_int_equal(0, system(command));
+}
+
+/* --- what a start finds
+ * ---------------------------------------------------------------------------- */
+
+struct found {
+	size_t jobs, bounces, messages_alive;
+	struct job_view job[JOBS_MAX];
+	uint64_t damaged, aside;
+};
+
+static void look(struct rig *r, struct found *f)
+{
+	struct core_cursor cursor = {0};
+	bool more = true;
+	job_ref refs[JOBS_MAX];
+	*f = (struct found){.bounces = r->q->bounces.tickets.n,
+	    .damaged = r->q->counters.damaged,
+	    .aside = r->q->asides.n};
+	while (more) {
+		size_t n = core_jobs(r->q->core, &cursor, refs, JOBS_MAX, 1000, &more);
+		for (size_t i = 0; i < n; i++) {
+			assert_true(f->jobs < JOBS_MAX);
+			assert_true(core_job(r->q->core, refs[i], &f->job[f->jobs]));
+			f->jobs++;
+		}
+	}
+	size_t at = 0;
+	for (struct segment *s; (s = map_next(&r->q->segments.map, &at)) != NULL;)
+		f->messages_alive += s->messages;
+}
+
+static void recover(const char *dir, bool unclean, bool rebuild, struct found *f)
+{
+	struct rig r;
+	open_rig(&r, dir, unclean, rebuild);
+	turn_until(&r, r.q->started);
+	look(&r, f);
+	kill_rig(&r);
+	assert_int_equal(0, chdir("/"));
+}
+
+static const struct job_view *find(const struct found *f, uint64_t id)
+{
+	for (size_t i = 0; i < f->jobs; i++)
+		if (f->job[i].id == id)
+			return &f->job[i];
+	return NULL;
+}
+
+/* What the journal of a spool says of each message, by reading it alone. */
+struct said {
+	bool intent[MESSAGES + 2], outcome[MESSAGES + 2], gone[MESSAGES + 2], report[MESSAGES + 2];
+};
+
+static void hear(void *ctx, const struct journal_record *rec)
+{
+	struct said *s = ctx;
+	struct j_intent intent;
+	struct j_outcome o;
+	struct j_rcpt rcpt;
+	if (rec->type == J_INTENT && j_intent_decode(rec->payload, &intent) == 0) {
+		s->intent[intent.id & 0xff] = true;
+		s->outcome[intent.id & 0xff] = false;
+	}
+	if (rec->type != J_OUTCOME || j_outcome_decode(rec->payload, &o) != 0)
+		return;
+	struct j_rcpt_reader reader = j_rcpt_reader(&o);
+	while (j_rcpt_take(&reader, &rcpt) == 1) {
+		size_t i = o.id & 0xff;
+		s->outcome[i] = true;
+		s->gone[i] = rcpt.outcome != OUTCOME_DEFERRED && rcpt.outcome != OUTCOME_RETRY;
+		s->report[i] |= rcpt.report != REPORT_NONE;
+	}
+}
+
+static void read_journal(const char *dir, struct said *s)
+{
+	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	uint64_t pos = JOURNAL_POS(1, 0);
+	bool more = true;
+	*s = (struct said){0};
+	while (more)
+		assert_int_equal(0, journal_replay(fd, &pos, 1, &more, hear, s));
+	close(fd);
+}
+
+static void check(const struct found *f, const struct said *said, uint64_t segment, size_t whole)
+{
+	size_t jobs = 0, bounces = 0, alive = 0;
+	for (size_t i = 1; i <= whole; i++) {
+		const struct job_view *v = find(f, RECORD_ID(segment, i));
+		if (said->gone[i]) {
+			assert_null(v);
+			bounces += said->report[i];
+			alive += said->report[i];
+			continue;
+		}
+		assert_non_null(v);
+		assert_int_equal(
+		    said->intent[i] && !said->outcome[i], (v->flags & JOB_UNCERTAIN) != 0);
+		assert_int_equal(said->outcome[i], v->attempts);
+		jobs++;
+		alive++;
+	}
+	assert_int_equal(jobs, f->jobs);
+	assert_int_equal(bounces, f->bounces);
+	assert_int_equal(alive, f->messages_alive);
+}
+
+/* --- the run that all cuts are made of
+ * --------------------------------------------------------------- */
+
+static char first[96], last[96], work[96]; /* index before the mail; everything after it; to cut */
+static uint64_t the_segment, the_end, ends[MESSAGES + 1];
+static struct said all_said;
+
+static int make_run(void **state)
+{
+	struct rig r;
+	char path[160];
+	(void)state;
+	signal(SIGPIPE, SIG_IGN);
+	snprintf(base, sizeof(base), "/tmp/postern-recover-XXXXXX");
+	assert_non_null(mkdtemp(base));
+	snprintf(first, sizeof(first), "%s/first", base);
+	snprintf(last, sizeof(last), "%s/last", base);
+	snprintf(work, sizeof(work), "%s/work", base);
+	snprintf(path, sizeof(path), "%s/conf", base);
+	FILE *file = fopen(path, "we");
+	fputs("host-name = \"test.example\"; spool-min-free-space = \"0\"; index-map-size = "
+	      "\"64M\";\n"
+	      "listeners = ( { address = \"127.0.0.1\"; port = 25; } );\n",
+	    file);
+	fclose(file);
+	struct buf errors;
+	buf_init(&errors, 65536);
+	conf = conf_load(path, &errors);
+	if (conf == NULL)
+		fail_msg("%.*s", (int)errors.n, errors.p);
+	buf_fini(&errors);
+
+	start_rig(&r, last);
+	connect_writer(&r);
+	turn(&r);
+	get_segment(&r);
+	copy(last, first);
+	connect_rest(&r);
+	for (int i = 1; i <= MESSAGES; i++) {
+		append(&r, "a.test", true);
+		ends[i] = r.end;
+	}
+	turn_until(&r,
+	    r.results == MESSAGES / FATES * 3 && r.bounces == MESSAGES / FATES && r.unanswered > 0);
+	the_segment = r.segment;
+	the_end = r.end;
+	kill_rig(&r);
+	read_journal(last, &all_said);
+	return 0;
+}
+
+static int drop_run(void **state)
+{
+	char command[128];
+	(void)state;
+	conf_free(&conf);
+	snprintf(command, sizeof(command), "rm -rf %s", base);
+	return chdir("/") || system(command);
+}
+
+/* The spool as after the run, with the index as before the mail. */
+static void make_work(void)
+{
+	char from[160], to[160];
+	copy(last, work);
+	snprintf(from, sizeof(from), "%s/index", first);
+	snprintf(to, sizeof(to), "%s/index", work);
+	copy(from, to);
+}
+
+static void journal_path(char out[160], const char *dir)
+{
+	snprintf(out, 160, "%s/journal/0000000000000001", dir);
+}
+
+static void segment_path(char out[160], const char *dir)
+{
+	snprintf(out, 160, "%s/segments/%016" PRIx64, dir, the_segment);
+}
+
+static void test_after_the_run(void **state)
+{
+	struct found f;
+	(void)state;
+	copy(last, work);
+	recover(work, false, false, &f); /* with whatever was committed */
+	check(&f, &all_said, the_segment, MESSAGES);
+	make_work();
+	recover(work, false, false, &f); /* with nothing committed */
+	check(&f, &all_said, the_segment, MESSAGES);
+	recover(work, false, false, &f); /* and what that start left */
+	check(&f, &all_said, the_segment, MESSAGES);
+}
+
+static void test_journal_cut_anywhere(void **state)
+{
+	struct found f;
+	struct said said;
+	char path[160];
+	uint64_t end = 0, step = 37; /* a prime: records are multiples of 8 */
+	(void)state;
+	journal_path(path, last);
+	struct buf bytes;
+	buf_init(&bytes, 1 << 20);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = pread(fd, buf_reserve(&bytes, 1 << 20), 1 << 20, 0);
+	close(fd);
+	struct str rest = {(const char *)bytes.p, (size_t)n};
+	uint64_t pos = JOURNAL_POS(1, 0);
+	struct journal_record rec;
+	while (journal_record_take(&rest, &pos, &rec) == 1)
+		end = JOURNAL_POS_OFFSET(pos);
+	buf_fini(&bytes);
+	assert_true(end > 1000);
+	for (uint64_t cut = 0; cut <= end + step; cut += step) {
+		make_work();
+		journal_path(path, work);
+		assert_int_equal(0, truncate(path, (off_t)cut));
+		read_journal(work, &said);
+		recover(work, false, false, &f);
+		check(&f, &said, the_segment, MESSAGES);
+	}
+}
+
+static void test_segment_cut_anywhere(void **state)
+{
+	struct found f;
+	struct said nothing = {0};
+	char path[160];
+	(void)state;
+	for (uint64_t cut = 0; cut <= the_end; cut += 29) {
+		make_work();
+		journal_path(path, work);
+		assert_int_equal(0, unlink(path));
+		segment_path(path, work);
+		assert_int_equal(0, truncate(path, (off_t)cut));
+		size_t whole = 0;
+		while (whole < MESSAGES && ends[whole + 1] - RECORD_ALIGN < cut &&
+		       ends[whole + 1] <= record_align(cut))
+			whole++;
+		recover(work, false, false, &f);
+		assert_true(
+		    f.jobs == whole || f.jobs + 1 == whole); /* the padding need not be there */
+		check(&f, &nothing, the_segment, f.jobs);
+	}
+}
+
+/* A damaged record in the middle is stepped over: what follows was acknowledged, too. */
+static void test_damaged_record_is_stepped_over(void **state)
+{
+	struct found f;
+	char path[160];
+	(void)state;
+	for (size_t bad = 1; bad < MESSAGES; bad++) {
+		make_work();
+		journal_path(path, work);
+		assert_int_equal(0, unlink(path));
+		segment_path(path, work);
+		int fd = open(path, O_RDWR | O_CLOEXEC);
+		unsigned char c;
+		off_t at = (off_t)(ends[bad - 1] + 20 + bad * 13); /* in head or data */
+		assert_int_equal(1, pread(fd, &c, 1, at));
+		c ^= 1;
+		assert_int_equal(1, pwrite(fd, &c, 1, at));
+		close(fd);
+		recover(work, false, false, &f);
+		assert_int_equal(MESSAGES - 1, f.jobs);
+		assert_null(find(&f, RECORD_ID(the_segment, bad)));
+		assert_int_equal(1, f.damaged);
+	}
+}
+
+static void test_power_loss_makes_due_ones_uncertain(void **state)
+{
+	struct found f;
+	(void)state;
+	make_work();
+	recover(work, true, false, &f);
+	for (size_t i = 0; i < f.jobs;
+	     i++) /* deferred ones wait for minutes: nothing was on the way */
+		assert_int_equal(
+		    fate_of(f.job[i].id) != DEFERRED, (f.job[i].flags & JOB_UNCERTAIN) != 0);
+	assert_true(f.jobs > 0);
+}
+
+static void test_rebuild_takes_all_in_again(void **state)
+{
+	struct found f;
+	char command[600];
+	(void)state;
+	copy(last, work);
+	snprintf(command, sizeof(command), "rm -rf %s/index", work);
+	assert_int_equal(0, system(command));
+	recover(work, false, true, &f);
+	size_t alive = 0;
+	for (size_t i = 1; i <= MESSAGES; i++)
+		alive += !all_said.gone[i];
+	assert_int_equal(alive, f.jobs); /* the journal was still there: ended ones stay ended */
+	for (size_t i = 0; i < f.jobs; i++)
+		assert_true(f.job[i].flags & JOB_UNCERTAIN);
+	snprintf(command, sizeof(command), "rm -rf %s/index %s/journal", work, work);
+	assert_int_equal(0, system(command));
+	recover(work, false, true, &f);
+	assert_int_equal(MESSAGES, f.jobs);
+}
+
+/* Without an index nothing starts by itself. */
+static void test_lost_index_refuses(void **state)
+{
+	char command[600];
+	int status;
+	(void)state;
+	copy(last, work);
+	snprintf(command, sizeof(command), "rm -rf %s/index", work);
+	assert_int_equal(0, system(command));
+	pid_t pid = fork();
+	if (pid == 0) {
+		struct rig r;
+		int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+		dup2(null, STDERR_FILENO);
+		open_rig(&r, work, false, false);
+		_exit(0);
+	}
+	assert_int_equal(pid, waitpid(pid, &status, 0));
+	assert_true(WIFEXITED(status));
+	assert_int_equal(65, WEXITSTATUS(status));
+}
+
+static void damage_rows(const char *dir, enum store_table table, unsigned every)
+{
+	struct store *s;
+	struct store_ops ops;
+	struct store_room room = {0};
+	char why[300], path[160];
+	snprintf(path, sizeof(path), "%s/index", dir);
+	assert_int_equal(0, store_open(&s, path, 64 << 20, false, why));
+	store_ops_init(&ops);
+	for (unsigned i = 1; i <= MESSAGES; i++) {
+		struct row_key key = table == STORE_RCPT
+					 ? row_key_rcpt(RECORD_ID(the_segment, i), 0)
+					 : row_key_number(the_segment);
+		struct buf value;
+		buf_init(&value, 4096);
+		if (i % every == 0 && store_get(s, table, &key, &value) == 0) {
+			value.p[value.n / 2] ^= 4;
+			store_ops_put(
+			    &ops, table, &key, (struct str){(const char *)value.p, value.n});
+		}
+		buf_fini(&value);
+	}
+	assert_int_equal(0, store_apply(s, &ops, &room));
+	store_ops_fini(&ops);
+	store_close(&s);
+}
+
+/* A row that is damaged is restored from the segment; nothing is lost, and the rest is as it was.
+ */
+static void test_damaged_rows_are_restored(void **state)
+{
+	struct found f;
+	(void)state;
+	make_work();
+	recover(work, false, false, &f); /* its commit writes rows for all that is alive */
+	size_t alive = f.jobs, bounces = f.bounces;
+	recover(work, false, false, &f);
+	assert_int_equal(alive, f.jobs);
+	damage_rows(work, STORE_RCPT, 3);
+	recover(work, false, false, &f);
+	assert_int_equal(alive, f.jobs);
+	assert_int_equal(bounces, f.bounces);
+	damage_rows(work, STORE_SEGMENT, 1);
+	recover(work, false, false, &f);
+	assert_true(
+	    f.jobs >= alive); /* delivered ones may come again, uncertain: better than lost */
+	assert_true(f.damaged > 0);
+}
+
+/* --- life with peers
+ * ---------------------------------------------------------------------------------- */
+
+/* A writer dies with messages that it has synced and not told of. */
+static void test_writers_last_words_are_read(void **state)
+{
+	struct rig r;
+	(void)state;
+	snprintf(work, sizeof(work), "%s/dead", base);
+	start_rig(&r, work);
+	connect_writer(&r);
+	turn(&r);
+	get_segment(&r);
+	append(&r, "b.test", true);
+	append(&r, "b.test", false);
+	append(&r, "b.test", false);
+	assert_int_equal(7, write(r.fd, "garbage", 7)); /* torn */
+	turn(&r);
+	chan_free(&r.writer);
+	struct core_totals t = {0};
+	turn_until(&r, (core_totals(r.q->core, &t), t.messages == 3));
+	struct segment *s = segments_find(r.q, r.segment);
+	assert_int_equal(SEGMENT_SEALED, s->state);
+	assert_int_equal(r.end, s->end);
+	kill_rig(&r);
+}
+
+/* qmgr is killed; the writer lives on and tells the next one. Nothing twice, nothing lost. */
+static void test_living_writer_is_believed_up_to_synced(void **state)
+{
+	static msg_dispatch_fn *const dispatch[] = {msg_to_writer, NULL};
+	struct rig r, next;
+	(void)state;
+	snprintf(work, sizeof(work), "%s/held", base);
+	start_rig(&r, work);
+	connect_writer(&r);
+	turn(&r);
+	get_segment(&r);
+	append(&r, "b.test", true);
+	turn_until(&r, r.q->counters.received == 1);
+	append(&r, "b.test", false);
+	uint64_t synced = r.end;
+	struct rig writer = r;
+	writer.fd = dup(r.fd);
+	kill_rig(&r);
+
+	open_rig(&next, work, false, false);
+	next.writer = add_peer(&next, PROC_smtpd, dispatch);
+	chan_send_segment_held(next.writer,
+	    &(struct msg_segment_held){
+		.segment = writer.segment, .synced = synced, .next_ordinal = writer.ordinal});
+	chan_send_writer_state_end(next.writer, &(struct msg_writer_state_end){0});
+	next.fd = writer.fd;
+	next.segment = writer.segment;
+	next.nonce_high = writer.nonce_high;
+	next.nonce_low = writer.nonce_low;
+	next.end = writer.end;
+	next.ordinal = writer.ordinal;
+	append(&next, "b.test", true); /* told before the recovery is through */
+	turn_until(&next, next.q->started);
+	struct found f;
+	look(&next, &f);
+	assert_int_equal(3, f.jobs);
+	assert_int_equal(3, f.messages_alive);
+	assert_int_equal(SEGMENT_OPEN, segments_find(next.q, writer.segment)->state);
+	append(&next, "b.test", true);
+	turn_until(&next, next.q->counters.received >= 2);
+	kill_rig(&next);
+}
+
+/* A writer that lies loses its channel, and nothing else happens. */
+static void test_lying_writer_is_cut_off(void **state)
+{
+	struct rig r;
+	struct core_totals t;
+	(void)state;
+	snprintf(work, sizeof(work), "%s/liar", base);
+	start_rig(&r, work);
+	connect_writer(&r);
+	turn(&r);
+	get_segment(&r);
+	append(&r, "b.test", true);
+	turn_until(&r, r.q->counters.received == 1);
+	r.end += 64; /* a hole: the next offset is not the mark */
+	append(&r, "b.test", true);
+	turn_until(&r, r.writer == NULL);
+	core_totals(r.q->core, &t);
+	assert_int_equal(1, t.messages);
+	assert_int_equal(SEGMENT_OPEN, segments_find(r.q, r.segment)->state); /* it may live on */
+	kill_rig(&r);
+}
+
+/* BOUNCE_NONE settles: the message is removed, and stays so after a kill. */
+static void test_settled_report_stays_settled(void **state)
+{
+	struct rig r;
+	struct found f;
+	(void)state;
+	make_work();
+	start_rig(&r, work);
+	r.bounce_none = true;
+	connect_rest(&r);
+	turn_until(&r, r.bounces == MESSAGES / FATES && r.q->bounces.tickets.n == 0);
+	for (int i = 0; i < 20; i++)
+		turn(&r);
+	kill_rig(&r);
+	recover(work, false, false, &f);
+	assert_int_equal(0, f.bounces);
+}
+
+/* A bouncer that dies is asked again, with the same ticket. */
+static void test_bouncer_is_asked_again(void **state)
+{
+	static msg_dispatch_fn *const to_bouncer[] = {
+	    msg_to_bouncer, msg_to_reader, msg_to_writer, NULL};
+	struct rig r;
+	(void)state;
+	make_work();
+	start_rig(&r, work);
+	connect_rest(&r);
+	turn_until(&r, r.bounces == MESSAGES / FATES);
+	uint64_t tickets = r.tickets;
+	chan_free(&r.bouncer);
+	turn(&r);
+	r.bouncer = add_peer(&r, PROC_bouncer, to_bouncer);
+	chan_send_writer_state_end(r.bouncer, &(struct msg_writer_state_end){0});
+	turn_until(&r, r.bounces == 2 * MESSAGES / FATES);
+	assert_int_equal(2 * tickets, r.tickets);
+	kill_rig(&r);
+}
+
+/* Compaction: the messages move, the old segment goes, and a kill at any time leaves one whole
+ * copy. */
+static void test_compaction_moves_and_survives(void **state)
+{
+	struct rig r;
+	struct found f;
+	(void)state;
+	make_work();
+	recover(work, false, false, &f);
+	size_t alive = f.jobs;
+	start_rig(&r, work);
+	r.bounce_none = true;
+	connect_rest(&r);
+	turn_until(&r, r.q->bounces.tickets.n == 0);
+	chan_free(&r.out); /* what it had in flight waits */
+	turn(&r);
+	struct segment *s = segments_find(r.q, the_segment);
+	assert_non_null(s);
+	assert_int_equal(SEGMENT_SEALED, s->state);
+	s->end = 100 << 20; /* as if it were large: nearly dead then */
+	s->rest_until_ms = 0;
+	turn_until(&r, segments_find(r.q, the_segment) == NULL);
+	struct found moved;
+	look(&r, &moved);
+	for (size_t i = 0; i < moved.jobs; i++)
+		assert_int_not_equal(the_segment, moved.job[i].segment);
+	kill_rig(&r);
+	recover(work, false, false, &f);
+	assert_true(f.jobs <= alive && f.jobs > 0);
+	assert_int_equal(moved.jobs, f.jobs);
+	assert_int_equal(0, f.damaged);
+}
+
+/* The index refuses: new segments are refused upstream, and it ends by itself. */
+static void test_full_index_refuses_upstream(void **state)
+{
+	struct rig r;
+	(void)state;
+	snprintf(work, sizeof(work), "%s/full", base);
+	start_rig(&r, work);
+	connect_writer(&r);
+	turn(&r);
+	get_segment(&r);
+	r.q->commit.refuse = REFUSE_INDEX;
+	chan_send_segment_want(r.writer, &(struct msg_segment_want){.ticket = 2});
+	turn_until(&r, r.none_reason == REFUSE_INDEX);
+	turn_until(&r, r.q->commit.refuse == REFUSE_NONE); /* judged again within a second or two */
+	kill_rig(&r);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_after_the_run),
+	    cmocka_unit_test(test_journal_cut_anywhere),
+	    cmocka_unit_test(test_segment_cut_anywhere),
+	    cmocka_unit_test(test_damaged_record_is_stepped_over),
+	    cmocka_unit_test(test_power_loss_makes_due_ones_uncertain),
+	    cmocka_unit_test(test_rebuild_takes_all_in_again),
+	    cmocka_unit_test(test_lost_index_refuses),
+	    cmocka_unit_test(test_damaged_rows_are_restored),
+	    cmocka_unit_test(test_settled_report_stays_settled),
+	    cmocka_unit_test(test_bouncer_is_asked_again),
+	    cmocka_unit_test(test_compaction_moves_and_survives),
+	    cmocka_unit_test(test_writers_last_words_are_read),
+	    cmocka_unit_test(test_living_writer_is_believed_up_to_synced),
+	    cmocka_unit_test(test_lying_writer_is_cut_off),
+	    cmocka_unit_test(test_full_index_refuses_upstream),
+	};
+	return cmocka_run_group_tests(tests, make_run, drop_run);
+}
