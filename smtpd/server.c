@@ -49,14 +49,19 @@ static void check_stress(struct server *s)
 
 static void resume_accepting(void *arg);
 
-static void pause_accepting(struct server *s)
+static void stop_watching(struct server *s, int64_t for_ms)
 {
 	for (struct acceptor *a = s->acceptors; a; a = a->next)
 		loop_del(&a->io);
+	s->accept_paused = true;
+	loop_timer_after(s->loop, &s->accept_again, for_ms, resume_accepting, s);
+}
+
+static void pause_accepting(struct server *s)
+{
 	if (!s->accept_paused)
 		log_warn("no descriptors left: accepting pauses");
-	s->accept_paused = true;
-	loop_timer_after(s->loop, &s->accept_again, ACCEPT_AGAIN_MS, resume_accepting, s);
+	stop_watching(s, ACCEPT_AGAIN_MS);
 }
 
 static void peer_bytes(uint8_t out[16], const struct sockaddr_storage *sa)
@@ -99,15 +104,14 @@ struct session *server_take_client(
 	return c;
 }
 
-static void on_acceptor(void *arg, uint32_t events)
+/* One client; false when there is none to be had. */
+static bool accept_one(struct acceptor *a)
 {
-	struct acceptor *a = arg;
 	struct sockaddr_storage sa;
 	socklen_t n = sizeof(sa);
 	uint8_t address[16];
 	int fd = accept4(a->fd, (struct sockaddr *)&sa, &n, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
-	(void)events;
 	if (fd >= 0) {
 		peer_bytes(address, &sa);
 		server_take_client(a->server, a->index, fd, address);
@@ -115,6 +119,32 @@ static void on_acceptor(void *arg, uint32_t events)
 		pause_accepting(a->server);
 	}
 	/* all else: the client has gone, or another process was quicker */
+	return fd >= 0;
+}
+
+/* Our share of the connections is used, perhaps not our siblings': the kernel wakes whom it likes,
+ * so leave the client to them first. Who still waits after that is told 421. */
+static void when_full(struct acceptor *a)
+{
+	struct server *s = a->server;
+
+	if (s->gave_way)
+		for (int i = 0; i < TURN_AWAY_MAX && accept_one(a); i++)
+			;
+	s->gave_way = !s->gave_way;
+	if (s->gave_way)
+		stop_watching(s, GIVE_WAY_MS);
+}
+
+static void on_acceptor(void *arg, uint32_t events)
+{
+	struct acceptor *a = arg;
+
+	(void)events;
+	if (a->server->session_count >= a->server->connections_max)
+		when_full(a);
+	else
+		accept_one(a);
 }
 
 static void watch_acceptor(struct server *s, struct acceptor *a)
@@ -146,6 +176,7 @@ static void resume_accepting(void *arg)
 void server_on_session_end(struct server *s)
 {
 	s->session_count--;
+	s->gave_way = false;
 	check_stress(s);
 	if (s->accept_paused)
 		resume_accepting(s);
