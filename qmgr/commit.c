@@ -155,7 +155,8 @@ static void encode_jobs(struct qmgr *q, struct store_ops *ops)
 	for (; i < c->dirty_count && rows < SNAPSHOT_ROWS; i++)
 		rows += encode_job(q, c->dirty[i], ops);
 	c->dirty_count -= i;
-	memmove(c->dirty, c->dirty + i, c->dirty_count * sizeof(*c->dirty));
+	if (i > 0 && c->dirty_count > 0)
+		memmove(c->dirty, c->dirty + i, c->dirty_count * sizeof(*c->dirty));
 }
 
 static void encode_segments(struct qmgr *q, struct store_ops *ops)

@@ -302,7 +302,7 @@ static void send_grant(struct qmgr *q, const struct core_decision *dec)
 					.host = g->host,
 					.address = str_of(address),
 					.port = g->port,
-					.tls = g->tls,
+					.tls = (uint8_t)g->tls,
 					.ignore_8bitmime = g->ignore_8bitmime,
 					.connect_timeout_ms = g->connect_timeout_ms,
 					.greeting_timeout_ms = g->greeting_timeout_ms,

@@ -49,12 +49,13 @@ struct sink {
 	bool warned;
 };
 
-struct logger {			 /* the thread's, but for what is marked */
-	struct iothread *thread; /* loop's */
-	uint64_t pos;		 /* loop's */
-	size_t kept;		 /* loop's: bytes in memory */
-	size_t tasks;		 /* loop's */
-	uint64_t replay_to;	 /* loop's */
+struct logger {			    /* the thread's, but for what is marked */
+	struct task *first, **last; /* loop's */
+	struct iothread *thread;    /* loop's */
+	uint64_t pos;		    /* loop's */
+	size_t kept;		    /* loop's: bytes in memory */
+	size_t tasks;		    /* loop's */
+	uint64_t replay_to;	    /* loop's */
 	atomic_bool ending;
 	int spool_fd;
 	bool is_file, is_bare;
@@ -74,6 +75,7 @@ struct logger {			 /* the thread's, but for what is marked */
 };
 
 struct task {
+	struct task *next; /* given and not yet back, in order */
 	struct logger *logger;
 	uint64_t pos, end;
 	unsigned char *bytes; /* owned; NULL: read the file */
@@ -317,6 +319,9 @@ static void lines_done(void *arg)
 		l->pos = t->end;
 	l->kept -= t->bytes ? t->n : 0;
 	l->tasks--;
+	l->first = t->next; /* they come back in the order in which they were given */
+	if (l->first == NULL)
+		l->last = &l->first;
 	free(t->bytes);
 	free(t);
 }
@@ -325,6 +330,8 @@ static void add_task(struct logger *l, uint64_t pos, uint64_t end, unsigned char
 {
 	struct task *t = xcalloc(1, sizeof(*t));
 	*t = (struct task){.logger = l, .pos = pos, .end = end, .bytes = bytes, .n = n};
+	*l->last = t;
+	l->last = &t->next;
 	l->tasks++;
 	l->kept += bytes ? n : 0;
 	iothread_do(l->thread, work_lines, lines_done, t);
@@ -356,6 +363,7 @@ struct logger *logger_new(struct loop *loop, int spool_fd, uint64_t from, uint64
 {
 	struct logger *l = xcalloc(1, sizeof(*l));
 	l->spool_fd = spool_fd;
+	l->last = &l->first;
 	l->pos = from;
 	snprintf(l->pid_text, sizeof(l->pid_text), "[%ld]: ", (long)getpid());
 	l->stamp_s = l->segment_fd = -1;
@@ -395,6 +403,12 @@ void logger_free(struct logger **logger)
 	*logger = NULL;
 	atomic_store(&l->ending, true);
 	iothread_free(&l->thread);
+	while (l->first != NULL) {
+		struct task *t = l->first;
+		l->first = t->next;
+		free(t->bytes);
+		free(t);
+	}
 	forget_envelope(l);
 	buf_fini(&l->envelope_bytes);
 	free_sink(&l->log);

@@ -25,6 +25,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+struct removing { /* the files thread's while it runs */
+	struct removing *next;
+	struct qmgr *q;
+	uint64_t number;
+	int dir_fd, rc;
+};
+
 struct making { /* the files thread's while it runs; then it waits for its row's commit */
 	struct making *next;
 	struct qmgr *q;
@@ -39,7 +46,9 @@ struct making { /* the files thread's while it runs; then it waits for its row's
 	void *ctx;
 };
 
-static struct making *waiting; /* for their rows' commits; one qmgr a process */
+static struct making *waiting;	 /* for their rows' commits; one qmgr a process */
+static struct making *at_work;	 /* with the files thread */
+static struct removing *leaving; /* with the files thread */
 
 void segment_file_name(char out[48], uint64_t number)
 {
@@ -83,6 +92,18 @@ void segments_fini(struct qmgr *q)
 		waiting = m->next;
 		close(m->fd);
 		free(m);
+	}
+	while (at_work != NULL) {
+		struct making *m = at_work;
+		at_work = m->next;
+		if (m->rc == 0)
+			close(m->fd);
+		free(m);
+	}
+	while (leaving != NULL) {
+		struct removing *r = leaving;
+		leaving = r->next;
+		free(r);
 	}
 	if (q->segments.dir_fd >= 0)
 		close(q->segments.dir_fd);
@@ -154,8 +175,11 @@ static void refuse(struct making *m, uint8_t reason)
 
 static void made(void *arg)
 {
-	struct making *m = arg;
+	struct making *m = arg, **at = &at_work;
 	struct qmgr *q = m->q;
+	while (*at != m)
+		at = &(*at)->next;
+	*at = m->next;
 	if (m->rc != 0) {
 		log_error(
 		    "cannot make segment %016" PRIx64 ": %s", m->row.number, strerror(-m->rc));
@@ -188,14 +212,23 @@ static struct making *start_making(struct qmgr *q, uint8_t kind, uint64_t bytes)
 	return m;
 }
 
+static void make(struct qmgr *q, struct making *m)
+{
+	m->next = at_work;
+	at_work = m;
+	iothread_do(q->files, work_make, made, m);
+}
+
 static unsigned open_of(struct qmgr *q, const struct peer *peer)
 {
 	unsigned n = 0;
 	size_t at = 0;
 	for (struct segment *s; (s = map_next(&q->segments.map, &at)) != NULL;)
 		n += s->owner == peer;
-	for (struct making *m = waiting; m != NULL; m = m->next)
-		n += m->process == peer->process && m->instance == peer->instance;
+	struct making *lists[] = {waiting, at_work};
+	for (size_t i = 0; i < COUNT_OF(lists); i++)
+		for (struct making *m = lists[i]; m != NULL; m = m->next)
+			n += m->process == peer->process && m->instance == peer->instance;
 	return n;
 }
 
@@ -223,7 +256,7 @@ void segments_want(struct qmgr *q, struct peer *peer, uint32_t ticket, uint64_t 
 	m->row.process = (uint8_t)peer->process;
 	m->row.instance = peer->instance;
 	m->row.generation = peer->generation;
-	iothread_do(q->files, work_make, made, m);
+	make(q, m);
 }
 
 void segments_make_compact(
@@ -234,7 +267,7 @@ void segments_make_compact(
 	m->row.process = PROC_qmgr;
 	m->ready = ready;
 	m->ctx = ctx;
-	iothread_do(q->files, work_make, made, m);
+	make(q, m);
 }
 
 /* Its row is in the index. */
@@ -355,12 +388,6 @@ void segments_reader_gone(struct qmgr *q, unsigned bit)
 /* --- going ---------------------------------------------------------------------------------------
  */
 
-struct removing {
-	struct qmgr *q;
-	uint64_t number;
-	int dir_fd, rc;
-};
-
 static void work_remove(void *arg)
 {
 	struct removing *r = arg;
@@ -375,7 +402,10 @@ static void work_remove(void *arg)
 
 static void removed(void *arg)
 {
-	struct removing *r = arg;
+	struct removing *r = arg, **at = &leaving;
+	while (*at != r)
+		at = &(*at)->next;
+	*at = r->next;
 	if (r->rc != 0)
 		log_error("cannot delete segment %016" PRIx64 ": %s", r->number, strerror(-r->rc));
 	struct row_key key = row_key_number(r->number);
@@ -418,7 +448,9 @@ void segments_turn(struct qmgr *q)
 		}
 		close_readers(q, s);
 		struct removing *r = xmalloc(sizeof(*r));
-		*r = (struct removing){.q = q, .number = s->row.number, .dir_fd = g->dir_fd};
+		*r = (struct removing){
+		    .next = leaving, .q = q, .number = s->row.number, .dir_fd = g->dir_fd};
+		leaving = r;
 		iothread_do(q->files, work_remove, removed, r);
 		map_take(&g->map, s->row.number);
 		free(s);
