@@ -121,7 +121,7 @@ unit-valgrind: units
 fuzz:
 	@python3 tests/fuzz.py $(or $(SECONDS),20)
 
-## make bench          rates and ratios of one run; BENCH_ARGS="--grow 1000000" adds growth and restart
+## make bench          rates, ratios, growth and restart of one run (BENCH_ARGS="--grow 0": rates only)
 bench: all
 	@python3 tests/bench/bench.py $(BENCH_ARGS)
 

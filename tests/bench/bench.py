@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: ISC
 """`make bench`: rates and memory as ratios of one run, since machines are noisy.
 
-    bench.py [--messages N] [--quick] [--growth] [--peers]
+    bench.py [--messages N] [--connections N] [--grow N] [--only-growth] [--peers]
 
 Prints, for 4 KiB and 100 KiB messages of one recipient each: generator straight to sink, acceptance
 (nobody takes the mail), end to end (until the sink has the last one), and end to end / generator to
-sink. With --growth: acceptance rate and qmgr's anonymous memory from 10,000 to 1,000,000 queued
-recipients over 10 and 10,000 domains, and the time from a restart to the first delivery. With --peers:
-the same end-to-end run through Postfix (see tests/e2e/peers.py).
+sink. Then acceptance rate and qmgr's anonymous memory from 10,000 to 1,000,000 queued recipients over
+10 and 10,000 domains, and the time from a restart to the first delivery. With --peers: the same
+end-to-end run through Postfix (see tests/e2e/peers.py).
 """
 import argparse
 import json
@@ -151,7 +151,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--messages", type=int, default=100000)
     parser.add_argument("--connections", type=int, default=200)
-    parser.add_argument("--grow", type=int, default=0)
+    parser.add_argument("--grow", type=int, default=1000000, help="0: no growth run")
     parser.add_argument("--only-growth", action="store_true")
     parser.add_argument("--peers", action="store_true")
     args = parser.parse_args()
