@@ -443,6 +443,6 @@ void content_timeout(struct session *s)
 void content_forget(struct session *s)
 {
 	unpark(s);
-	if (s->mode == MODE_STREAM)
-		segstream_cancel(s->server->writer, s);
+	/* Whatever the mode says: it is MODE_DEAD by now, and was MODE_STREAM a moment ago. */
+	segstream_cancel(s->server->writer, s);
 }

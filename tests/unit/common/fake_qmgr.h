@@ -19,7 +19,7 @@ enum fake_kind { TOLD_WANT, TOLD_HELD, TOLD_DONE, TOLD_END, TOLD_ACCEPTED };
 struct fake_told {
 	enum fake_kind kind;
 	uint64_t segment, a,
-	    b; /* WANT: size; HELD: synced, next ordinal; DONE: good; ACCEPTED: offset, end */
+	    b; /* WANT: size, ticket; HELD: synced, next ordinal; DONE: good; ACCEPTED: offset, end */
 	struct record record;
 	char *envelope; /* owned */
 	size_t envelope_bytes;
@@ -102,6 +102,7 @@ static inline int fake_dispatch(
 	case MSG_SEGMENT_WANT:
 		assert_int_equal(msg_decode_segment_want(body, &want), 0);
 		fake_tell(q, TOLD_WANT, 0)->a = want.size;
+		q->told[q->told_count - 1].b = want.ticket;
 		if (q->none)
 			chan_send_segment_none(q->ours,
 			    &(struct msg_segment_none){.ticket = want.ticket, .reason = q->none});

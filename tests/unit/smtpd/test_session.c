@@ -385,6 +385,30 @@ static void test_client_leaves_in_a_stream(void **state)
 	assert_int_equal(h.server->content_bytes, 0);
 }
 
+/* The segment that comes for a session that has gone is given back: nobody is told of it. */
+static void test_client_resets_while_it_waits_for_a_segment(void **state)
+{
+	struct client c;
+	static char piece[STREAM_FROM + 1000];
+	(void)state;
+	for (size_t i = 0; i < sizeof(piece); i++)
+		piece[i] = i % 50 == 48 ? '\r' : i % 50 == 49 ? '\n' : 'y';
+	client_hello(&c, &h);
+	begin_mail(&c);
+	client_say(&c, "DATA", "354");
+	fake_forget(&h.q);
+	h.q.silent = true;
+	client_send_bytes(&c, piece, sizeof(piece));
+	UNTIL(&h, fake_count(&h.q, TOLD_WANT) == 1);
+	client_close(&c);
+	UNTIL(&h, h.server->session_count == 0);
+	fake_give(&h.q, (uint32_t)fake_find(&h.q, TOLD_WANT, 0)->b);
+	UNTIL(&h, fake_count(&h.q, TOLD_DONE) == 1);
+	assert_int_equal(fake_find(&h.q, TOLD_DONE, 0)->segment, h.q.next_segment);
+	assert_true(segwriter_idle(h.server->writer));
+	assert_int_equal(h.server->content_bytes, 0);
+}
+
 static void test_client_leaves_while_committing(void **state)
 {
 	struct client c;
@@ -823,6 +847,7 @@ int main(void)
 	    T(test_large_message_streams),
 	    T(test_many_small_chunks),
 	    T(test_client_leaves_in_a_stream),
+	    T(test_client_resets_while_it_waits_for_a_segment),
 	    T(test_client_leaves_while_committing),
 	    T(test_refusals_of_the_writer),
 	    T(test_failing_disk_is_4xx_and_heals),
