@@ -462,7 +462,7 @@ struct change_state {
 	struct core_cursor cursor;
 	struct reader reader;
 	uint64_t changed;
-	void (*change)(struct core *core, job_ref ref, int64_t now_ms);
+	void (*change)(struct qmgr *q, job_ref ref, const struct job_view *v);
 	bool more;
 	job_ref jobs[CHANGES_A_CALL];
 };
@@ -482,25 +482,27 @@ static void change_one(struct change_state *s, job_ref ref)
 	struct job_view v;
 	if (!core_job(s->q->core, ref, &v) || !wanted(s, &v))
 		return;
-	s->change(s->q->core, ref, s->q->now_ms);
+	s->change(s->q, ref, &v);
 	decisions_drain(s->q, NULL);
 	s->changed++;
 }
 
+/* All references first: one that ends takes its links with it, but no other changes meanwhile. */
 static void change_message(struct change_state *s)
 {
-	job_ref refs[64];
-	size_t n;
-	struct job_view v;
-	do { /* in groups: a job that ends takes its links with it */
-		n = 0;
-		for (job_ref j = core_find(s->q->core, s->filter.id); j != 0 && n < 64;
-		     j = core_sibling(s->q->core, j))
-			if (core_job(s->q->core, j, &v) && v.state != JOB_IN_FLIGHT)
-				refs[n++] = j;
-		for (size_t i = 0; i < n; i++)
-			change_one(s, refs[i]);
-	} while (n == 64 && s->change == core_delete);
+	job_ref *refs = NULL;
+	size_t n = 0, cap = 0;
+	for (job_ref j = core_find(s->q->core, s->filter.id); j != 0;
+	     j = core_sibling(s->q->core, j)) {
+		if (n == cap) {
+			cap = cap ? cap * 2 : 64;
+			refs = xrealloc(refs, cap * sizeof(*refs));
+		}
+		refs[n++] = j;
+	}
+	for (size_t i = 0; i < n; i++)
+		change_one(s, refs[i]);
+	free(refs);
 }
 
 static bool next_changes(void *state, struct control_reply *r)
@@ -560,6 +562,23 @@ static bool is_serving(const struct qmgr *q, struct control_reply *reply)
 	return false;
 }
 
+/* One in flight ends with its result; should we die before that, it must not come back to be sent.
+ */
+static void delete_one(struct qmgr *q, job_ref ref, const struct job_view *v)
+{
+	if (v->state == JOB_IN_FLIGHT) {
+		core_set_flags(q->core, ref, JOB_HELD, 0);
+		j_changed_encode(
+		    journal_buf(q->journal), &(struct j_changed){.id = v->id,
+						 .rcpt = v->rcpt,
+						 .attempts = v->attempts,
+						 .flags = (v->flags & ROW_FLAGS) | JOB_HELD,
+						 .due_ms = (uint64_t)v->due_ms});
+		decisions_dirty(q, ref, v->flags);
+	}
+	core_delete(q->core, ref, q->now_ms);
+}
+
 static void verb_delete(
     void *ctx, struct control_reply *reply, const json_t *args, const json_t *options)
 {
@@ -579,7 +598,7 @@ static void verb_delete(
 		delete_aside(q, a, reply);
 		return;
 	}
-	s->change = core_delete;
+	s->change = delete_one;
 	control_stream(reply, next_changes, drop_change, s);
 }
 
@@ -609,10 +628,12 @@ static void drop_flush(void *state)
 }
 
 /* Held ones are let go, others become due now. */
-static void release_one(struct core *core, job_ref ref, int64_t now_ms)
+static void release_one(struct qmgr *q, job_ref ref, const struct job_view *v)
 {
-	core_hold(core, ref, now_ms); /* what is let go is due at once */
-	core_release(core, ref, now_ms);
+	if (v->state == JOB_IN_FLIGHT)
+		return;
+	core_hold(q->core, ref, q->now_ms); /* what is let go is due at once */
+	core_release(q->core, ref, q->now_ms);
 }
 
 static void verb_flush(

@@ -6,9 +6,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -185,6 +187,43 @@ static void test_full_map_recovers_by_deleting(void **state)
 	store_close(&s);
 }
 
+/* The file cannot grow: an error, nothing half done, and all of it once it can. */
+static void test_full_disk_is_retried(void **state)
+{
+	struct rlimit old, small;
+	struct stat st;
+	struct store_ops ops, none;
+	struct store_room room = {0};
+	(void)state;
+	signal(SIGXFSZ, SIG_IGN);
+	struct store *s = open_store(64 << 20);
+	store_ops_init(&ops);
+	store_ops_init(&none);
+	for (uint64_t id = 1; id <= 1000; id++)
+		put_row(&ops, id, 0, 1);
+	apply(s, &ops, 0);
+	assert_int_equal(0, stat("index/data.mdb", &st));
+	getrlimit(RLIMIT_FSIZE, &old);
+	small = old;
+	small.rlim_cur = (rlim_t)st.st_size + 4096;
+	setrlimit(RLIMIT_FSIZE, &small);
+	for (uint64_t id = 1; id <= 9000; id++)
+		put_row(&ops, id, 0, 2);
+	assert_int_not_equal(0, store_apply(s, &ops, &room));
+	assert_true(ops.count > 0);
+	assert_int_not_equal(0, store_apply(s, &ops, &room));
+	setrlimit(RLIMIT_FSIZE, &old);
+	assert_int_equal(1000, read_all(s).n);
+	store_ops_merge(&ops, &none);
+	apply(s, &ops, 0);
+	struct seen seen = read_all(s);
+	assert_int_equal(9000, seen.n);
+	assert_int_equal(2, seen.attempts);
+	store_ops_fini(&ops);
+	store_ops_fini(&none);
+	store_close(&s);
+}
+
 static void test_truncated_file_is_refused(void **state)
 {
 	(void)state;
@@ -255,6 +294,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_rows_come_back_in_order, make_dir, drop_dir),
 	    cmocka_unit_test_setup_teardown(test_merge_keeps_the_last_word, make_dir, drop_dir),
 	    cmocka_unit_test_setup_teardown(test_full_map_recovers_by_deleting, make_dir, drop_dir),
+	    cmocka_unit_test_setup_teardown(test_full_disk_is_retried, make_dir, drop_dir),
 	    cmocka_unit_test_setup_teardown(test_truncated_file_is_refused, make_dir, drop_dir),
 	    cmocka_unit_test_setup_teardown(test_missing_is_told, make_dir, drop_dir),
 	    cmocka_unit_test(test_damaged_rows_do_not_decode),
