@@ -45,8 +45,8 @@ struct segstream {
 	bool closing, abandoned;
 	segstream_drained_fn *drained;
 	void *drained_arg;
-	struct record record;		 /* of the OPEN, then of the CLOSE head */
-	unsigned char head[RECORD_HEAD]; /* the same, encoded by the thread */
+	struct record record; /* of the CLOSE head; the thread's from segstream_close() on */
+	unsigned char head[RECORD_HEAD]; /* OPEN, encoded before the thread begins; then CLOSE */
 	segwriter_done_fn *done;
 	void *done_arg;
 };
@@ -96,11 +96,11 @@ static void piece_write(void *arg)
 		file_sync(f);
 }
 
+/* Nothing but bytes that are ready: what `record` holds may be the loop's already. */
 static void head_write(void *arg)
 {
 	struct segstream *s = arg;
 
-	record_encode(&s->record, s->head);
 	file_write(&s->file, s->head, sizeof(s->head));
 }
 
@@ -115,6 +115,7 @@ static void close_write(void *arg)
 	s->record.data_offset = RECORD_HEAD;
 	s->record.envelope_crc = s->file.envelope_crc;
 	s->record.content_crc = s->file.content_crc;
+	record_encode(&s->record, s->head);
 	head_write(s);
 	file_sync(&s->file);
 }
@@ -282,6 +283,7 @@ void segstream_give(struct segwriter *w, struct stream_request **at, struct msg_
 	    .nonce_high = s->seg->nonce_high,
 	    .nonce_low = s->seg->nonce_low,
 	    .id = s->id};
+	record_encode(&s->record, s->head);
 	buf_init(&s->envelope, ENVELOPE_MAX);
 	s->given_end = &s->given_pieces;
 	s->next = w->streams;

@@ -18,8 +18,8 @@ enum { FAKE_TOLD_MAX = 20000 };
 enum fake_kind { TOLD_WANT, TOLD_HELD, TOLD_DONE, TOLD_END, TOLD_ACCEPTED };
 struct fake_told {
 	enum fake_kind kind;
-	uint64_t segment, a,
-	    b; /* WANT: size, ticket; HELD: synced, next ordinal; DONE: good; ACCEPTED: offset, end */
+	uint64_t segment, a, b; /* WANT: size, ticket; HELD: synced, next ordinal; DONE: good;
+				   ACCEPTED: offset, end */
 	struct record record;
 	char *envelope; /* owned */
 	size_t envelope_bytes;
@@ -33,6 +33,7 @@ struct fake_qmgr {
 	bool silent;	  /* WANT gets no answer */
 	uint8_t none;	  /* WANT gets SEGMENT_NONE with this reason */
 	bool full_device; /* segments are /dev/full */
+	int next_fd;	  /* > 0: the next segment is this, and no file; taken */
 	bool keep_credit; /* does not return a credit for each ACCEPTED */
 	struct fake_told *told;
 	size_t told_count, accepted;
@@ -56,9 +57,12 @@ static inline void fake_give(struct fake_qmgr *q, uint32_t ticket)
 {
 	char path[128];
 	fake_path(q, ++q->next_segment, path);
-	int fd = q->full_device
-		     ? open("/dev/full", O_WRONLY | O_CLOEXEC)
-		     : open(path, O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
+	int fd = q->next_fd;
+	q->next_fd = 0;
+	if (fd == 0)
+		fd = q->full_device
+			 ? open("/dev/full", O_WRONLY | O_CLOEXEC)
+			 : open(path, O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
 	assert_true(fd >= 0);
 	chan_send_segment_give(q->ours, &(struct msg_segment_give){.ticket = ticket,
 					    .segment = q->next_segment,

@@ -462,6 +462,17 @@ static void stream_close(struct streamer *t, size_t pieces)
 	segstream_close(t->s, &lengths, on_done, &t->o);
 }
 
+static void read_head(uint64_t segment, struct record *r)
+{
+	unsigned char head[RECORD_HEAD];
+	char path[128];
+	fake_path(&q, segment, path);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	assert_int_equal(pread(fd, head, sizeof(head), 0), RECORD_HEAD);
+	close(fd);
+	assert_int_equal(record_decode(r, head), 0);
+}
+
 static void test_stream(void **state)
 {
 	struct streamer t;
@@ -490,15 +501,36 @@ static void test_stream(void **state)
 	assert_int_equal(data.p[50], 'c');
 	buf_fini(&data);
 	/* the first head */
-	unsigned char head[RECORD_HEAD];
-	char path[128];
-	fake_path(&q, a->segment, path);
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	assert_int_equal(pread(fd, head, sizeof(head), 0), RECORD_HEAD);
-	close(fd);
-	assert_int_equal(record_decode(&r, head), 0);
+	read_head(a->segment, &r);
 	assert_int_equal(r.kind, RECORD_OPEN);
 	assert_int_equal(r.id, id);
+}
+
+/* The thread stands in a write of another stream (a pipe that nobody reads) while this one is
+ * opened, filled and closed: its first head was made when it was given. */
+static void test_open_head_of_a_slow_thread(void **state)
+{
+	struct streamer slow, t;
+	struct record r;
+	int pipe_fds[2];
+	(void)state;
+	signal(SIGPIPE, SIG_IGN);
+	start(10);
+	loop_again(loop), loop_turn(loop);
+	assert_int_equal(pipe2(pipe_fds, O_CLOEXEC), 0);
+	q.next_fd = pipe_fds[1];
+	stream_message(&slow, 200);
+	stream_message(&t, 10);
+	stream_close(&t, 10);
+	close(pipe_fds[0]);
+	TURN_UNTIL(t.o.called);
+	assert_true(t.o.ok);
+	read_head(RECORD_ID_SEGMENT(t.o.id), &r);
+	assert_int_equal(r.kind, RECORD_OPEN);
+	assert_int_equal(r.arrived_ms, 0);
+	assert_int_equal(r.envelope_bytes + r.headers_bytes + r.content_bytes, 0);
+	segstream_abandon(&slow.s);
+	TURN_UNTIL(segwriter_idle(w));
 }
 
 static void test_stream_given_up(void **state)
@@ -588,6 +620,7 @@ int main(void)
 	    T(test_segment_ends_without_qmgr),
 	    T(test_stream),
 	    T(test_stream_given_up),
+	    T(test_open_head_of_a_slow_thread),
 	    T(test_stream_refused_or_cancelled),
 	    T(test_stream_on_full_device),
 	    T(test_stream_ends_without_qmgr),
