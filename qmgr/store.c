@@ -25,6 +25,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <lmdb.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -49,7 +50,8 @@ struct store {
 	char *path; /* owned */
 	uint64_t map_bytes;
 	uint64_t page_bytes;
-	size_t piece; /* changes a transaction may have now */
+	size_t piece;		 /* changes a transaction may have now */
+	pthread_mutex_t opening; /* store_get() in the loop against reopen() in the commit thread */
 };
 
 /* --- lists of changes ---------------------------------------------------------------------------
@@ -273,6 +275,7 @@ int store_open(
 	s->path = xstrdup(path);
 	s->map_bytes = map_bytes / (uint64_t)page * (uint64_t)page;
 	s->piece = STORE_TXN_OPS;
+	must(pthread_mutex_init(&s->opening, NULL) == 0);
 	int rc = open_env(s, why);
 	if (rc != 0)
 		store_close(&s);
@@ -288,6 +291,7 @@ void store_close(struct store **store)
 	*store = NULL;
 	if (s->env != NULL)
 		mdb_env_close(s->env);
+	pthread_mutex_destroy(&s->opening);
 	free(s->path);
 	free(s);
 }
@@ -387,10 +391,11 @@ static int apply_piece(struct store *s, const struct store_ops *ops, size_t *end
 	return rc;
 }
 
-static void reopen(struct store *s)
+static void reopen_locked(struct store *s)
 {
 	char why[300];
-	mdb_env_close(s->env);
+	if (s->env != NULL)
+		mdb_env_close(s->env);
 	s->env = NULL;
 	if (open_env(s, why) == 0)
 		return;
@@ -398,6 +403,13 @@ static void reopen(struct store *s)
 	if (s->env != NULL)
 		mdb_env_close(s->env);
 	s->env = NULL;
+}
+
+static void reopen(struct store *s)
+{
+	pthread_mutex_lock(&s->opening);
+	reopen_locked(s);
+	pthread_mutex_unlock(&s->opening);
 }
 
 int store_apply(struct store *s, struct store_ops *ops, struct store_room *room)
@@ -480,10 +492,10 @@ int store_scan(struct store *s, enum store_table table, struct row_key *from, un
 	return n;
 }
 
-int store_get(struct store *s, enum store_table table, const struct row_key *key, struct buf *out)
+static int get(struct store *s, enum store_table table, const struct row_key *key, struct buf *out)
 {
 	MDB_txn *txn;
-	int rc = mdb_txn_begin(s->env, NULL, MDB_RDONLY, &txn);
+	int rc = s->env == NULL ? EIO : mdb_txn_begin(s->env, NULL, MDB_RDONLY, &txn);
 	if (rc != 0)
 		return code_of(rc);
 	struct row_key copy = *key;
@@ -493,6 +505,14 @@ int store_get(struct store *s, enum store_table table, const struct row_key *key
 		buf_put(out, v.mv_data, v.mv_size);
 	mdb_txn_abort(txn);
 	return rc == MDB_NOTFOUND ? -ENOENT : code_of(rc);
+}
+
+int store_get(struct store *s, enum store_table table, const struct row_key *key, struct buf *out)
+{
+	pthread_mutex_lock(&s->opening);
+	int rc = get(s, table, key, out);
+	pthread_mutex_unlock(&s->opening);
+	return rc;
 }
 
 void store_forget_pages(struct store *s)
