@@ -306,6 +306,23 @@ static void lose(struct qmgr *q, struct segment *s, const struct row_rcpt *row)
 		s->wanted = true;
 }
 
+/* A message is one record and is counted once. Its rows may name two places: those that a commit
+ * took while compaction moved it, and those that died with qmgr before the next. Both copies are
+ * whole: the first row's place is the place of all. True: this row named the other one. */
+static bool follow_sibling(struct qmgr *q, struct segment *s, struct core_add *add)
+{
+	struct job_view first;
+	job_ref ref = core_find(q->core, add->id);
+	if (ref == 0 || !core_job(q->core, ref, &first)) {
+		segment_keep(s, add->bytes);
+		return false;
+	}
+	bool moved = first.segment != add->segment || first.offset != add->offset;
+	add->segment = first.segment;
+	add->offset = first.offset;
+	return moved;
+}
+
 static void add_row(
     struct qmgr *q, struct segment *s, const struct row_rcpt *row, const struct redo_rcpt *redo)
 {
@@ -327,11 +344,10 @@ static void add_row(
 		add.flags |= JOB_UNCERTAIN;
 	if ((uintptr_t)map_find(&q->poison, row->id) >= 3)
 		add.flags |= JOB_HELD;
-	bool differs = redo != NULL || ((add.flags ^ row->flags) & ROW_FLAGS) != 0;
+	bool differs = follow_sibling(q, s, &add) || redo != NULL ||
+		       ((add.flags ^ row->flags) & ROW_FLAGS) != 0;
 	if (differs)
 		add.flags |= JOB_DIRTY;
-	if (core_find(q->core, row->id) == 0)
-		segment_keep(s, row->bytes);
 	job_ref ref = core_add(q->core, &add, q->now_ms);
 	if (differs)
 		commit_dirty(q, ref);
@@ -558,14 +574,35 @@ static bool replay_slice(struct qmgr *q)
 	return !more;
 }
 
-/* Messages that live only by a report that is owed. */
+/* A report is never older than the last move of its message, since what is owed a report is not
+ * moved; rows may be. */
+static void follow_report(struct qmgr *q, struct segment *s, const struct bounce *b)
+{
+	struct job_view v;
+	job_ref ref = core_find(q->core, b->id);
+	if (!core_job(q->core, ref, &v) || (v.segment == b->segment && v.offset == b->offset))
+		return;
+	struct segment *old = segments_find(q, v.segment);
+	must(old != NULL); /* else it would not have become a job */
+	segment_keep(s, v.bytes);
+	segment_release(q, old, v.bytes);
+	for (; ref != 0; ref = core_sibling(q->core, ref)) {
+		core_move(q->core, ref, b->segment, b->offset);
+		core_set_flags(q->core, ref, JOB_DIRTY, 0);
+		commit_dirty(q, ref);
+	}
+}
+
+/* Messages that live by a report that is owed: only by it, or with recipients at the same place. */
 static void count_reported(struct qmgr *q)
 {
 	struct map seen = {0};
 	size_t at = 0;
 	for (struct bounce *b; (b = map_next(&q->bounces.tickets, &at)) != NULL;) {
 		struct segment *s = segments_find(q, b->segment);
-		if (core_find(q->core, b->id) == 0 && map_find(&seen, b->id) == NULL && s != NULL)
+		if (s != NULL && core_find(q->core, b->id) != 0)
+			follow_report(q, s, b);
+		else if (s != NULL && map_find(&seen, b->id) == NULL)
 			segment_keep(s, b->bytes);
 		map_set(&seen, b->id, q);
 	}

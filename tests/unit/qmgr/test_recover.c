@@ -40,7 +40,8 @@ struct rig {
 	struct chan *writer, *out, *resolver, *bouncer;
 	uint64_t segment, nonce_high, nonce_low, end;
 	uint32_t ordinal;
-	int fd; /* of the segment */
+	int fd;		/* of the segment */
+	unsigned rcpts; /* of the messages that are appended; 0: one */
 	unsigned results, bounces, unanswered, gives, none_reason;
 	bool bounce_none;
 	uint64_t tickets, taken;
@@ -301,6 +302,10 @@ static void append(struct rig *r, const char *domain, bool tell)
 	snprintf(rcpt, sizeof(rcpt), "b@%s", domain);
 	envelope_put(&envelope, ENV_SENDER, STR("s@a.test"));
 	envelope_put(&envelope, ENV_RCPT, str_of(rcpt));
+	for (unsigned i = 1; i < r->rcpts; i++) {
+		snprintf(rcpt, sizeof(rcpt), "b%u@%s", i, domain);
+		envelope_put(&envelope, ENV_RCPT, str_of(rcpt));
+	}
 	int n = snprintf(content, sizeof(content), "Subject: %u\r\n\r\nhello\r\n", r->ordinal);
 	struct record rec = {.kind = RECORD_MESSAGE,
 	    .nonce_high = r->nonce_high,
@@ -888,6 +893,136 @@ static void test_compaction_moves_and_survives(void **state)
 	assert_int_equal(0, f.damaged);
 }
 
+static void copy_row(
+    const char *from, const char *to, enum store_table table, const struct row_key *key)
+{
+	struct store *a, *b;
+	struct store_ops ops;
+	struct store_room room = {0};
+	struct buf value;
+	char why[300], path[160];
+	snprintf(path, sizeof(path), "%s/index", from);
+	assert_int_equal(0, store_open(&a, path, 64 << 20, false, why));
+	snprintf(path, sizeof(path), "%s/index", to);
+	assert_int_equal(0, store_open(&b, path, 64 << 20, false, why));
+	buf_init(&value, 65536);
+	store_ops_init(&ops);
+	assert_int_equal(0, store_get(a, table, key, &value));
+	store_ops_put(&ops, table, key, (struct str){(const char *)value.p, value.n});
+	assert_int_equal(0, store_apply(b, &ops, &room));
+	store_ops_fini(&ops);
+	buf_fini(&value);
+	store_close(&a);
+	store_close(&b);
+}
+
+static bool moved_from(struct rig *r, uint64_t id, uint64_t segment)
+{
+	struct job_view v;
+	return core_job(r->q->core, core_find(r->q->core, id), &v) && v.segment != segment;
+}
+
+/* One message with two recipients, before (`held`) and after (`work`) compaction has moved it. */
+static uint64_t move_two(const char *held)
+{
+	struct rig r;
+	start_rig(&r, work);
+	connect_writer(&r);
+	turn(&r);
+	get_segment(&r);
+	r.rcpts = 2;
+	append(&r, "b.test", true);
+	turn_until(&r, r.q->counters.received == 1);
+	chan_free(&r.writer);
+	struct segment *s = segments_find(r.q, r.segment);
+	turn_until(&r, s->state == SEGMENT_SEALED && commit_is_clean(r.q));
+	copy(work, held);
+	s->end = 100 << 20;
+	turn_until(&r, moved_from(&r, RECORD_ID(r.segment, 1), r.segment));
+	turn_until(&r, segments_find(r.q, r.segment) == NULL && commit_is_clean(r.q));
+	uint64_t segment = r.segment;
+	kill_rig(&r);
+	return segment;
+}
+
+/* The commit that takes a move may be torn between two recipients' rows: then they name two places,
+ * and each start after that has to find both recipients at one of them. */
+static void test_torn_move_loses_no_recipient(void **state)
+{
+	char held[96], command[600];
+	struct found f;
+	(void)state;
+	for (uint16_t stays = 0; stays < 2; stays++) {
+		snprintf(work, sizeof(work), "%s/torn%u", base, stays);
+		snprintf(held, sizeof(held), "%s/torn%u-held", base, stays);
+		uint64_t segment = move_two(held);
+		struct row_key rcpt = row_key_rcpt(RECORD_ID(segment, 1), stays);
+		struct row_key number = row_key_number(segment);
+		copy_row(held, work, STORE_RCPT, &rcpt);
+		copy_row(held, work, STORE_SEGMENT, &number);
+		snprintf(command, sizeof(command), "cp %s/segments/%016" PRIx64 " %s/segments/",
+		    held, segment, work);
+		assert_int_equal(0, system(command));
+		for (int start = 0; start < 3; start++) {
+			struct rig r;
+			open_rig(&r, work, false, false);
+			turn_until(&r, r.q->started && commit_is_clean(r.q));
+			look(&r, &f);
+			assert_int_equal(2, f.jobs);
+			assert_int_equal(1, f.messages_alive);
+			assert_int_equal(f.job[0].segment, f.job[1].segment);
+			assert_int_equal(f.job[0].offset, f.job[1].offset);
+			assert_non_null(segments_find(r.q, f.job[0].segment));
+			kill_rig(&r);
+		}
+	}
+}
+
+/* A report that was owed after a move, whose rows did not reach the index, keeps the new place
+ * alive, and takes the recipients that are left there. */
+static void test_report_behind_a_move_keeps_its_message(void **state)
+{
+	char held[96], command[600];
+	struct found f;
+	struct rig r;
+	struct job_view v;
+	(void)state;
+	snprintf(work, sizeof(work), "%s/report", base);
+	snprintf(held, sizeof(held), "%s/report-held", base);
+	uint64_t segment = move_two(held), id = RECORD_ID(segment, 1);
+	open_rig(&r, work, false, false);
+	turn_until(&r, r.q->started);
+	assert_true(core_job(r.q->core, core_find(r.q->core, id), &v));
+	struct row_bounce bounce = {.ticket = 1 << 20,
+	    .id = id,
+	    .segment = v.segment,
+	    .offset = v.offset,
+	    .bytes = v.bytes,
+	    .kind = DSN_FAILED,
+	    .results = STR("")};
+	bounces_add(r.q, &bounce, false);
+	commit_delete_rcpt(r.q, id, 0);
+	turn_until(&r, commit_is_clean(r.q));
+	kill_rig(&r);
+	struct row_key rcpt = row_key_rcpt(id, 1), number = row_key_number(segment);
+	copy_row(held, work, STORE_RCPT, &rcpt);
+	copy_row(held, work, STORE_SEGMENT, &number);
+	snprintf(command, sizeof(command), "cp %s/segments/%016" PRIx64 " %s/segments/", held,
+	    segment, work);
+	assert_int_equal(0, system(command));
+	for (int start = 0; start < 3; start++) {
+		open_rig(&r, work, false, false);
+		turn_until(&r, r.q->started && commit_is_clean(r.q));
+		look(&r, &f);
+		assert_int_equal(1, f.jobs);
+		assert_int_equal(1, f.bounces);
+		assert_int_equal(1, f.messages_alive);
+		assert_int_equal(bounce.segment, f.job[0].segment);
+		assert_non_null(segments_find(r.q, bounce.segment));
+		kill_rig(&r);
+	}
+}
+
 /* The index refuses: new segments are refused upstream, and it ends by itself. */
 static void test_full_index_refuses_upstream(void **state)
 {
@@ -919,6 +1054,8 @@ int main(void)
 	    cmocka_unit_test(test_settled_report_stays_settled),
 	    cmocka_unit_test(test_bouncer_is_asked_again),
 	    cmocka_unit_test(test_compaction_moves_and_survives),
+	    cmocka_unit_test(test_torn_move_loses_no_recipient),
+	    cmocka_unit_test(test_report_behind_a_move_keeps_its_message),
 	    cmocka_unit_test(test_writers_last_words_are_read),
 	    cmocka_unit_test(test_living_writer_is_believed_up_to_synced),
 	    cmocka_unit_test(test_lying_writer_is_cut_off),
