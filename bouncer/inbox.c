@@ -272,9 +272,9 @@ static void forget_qmgr(struct bouncer *b)
 static void on_qmgr_gone(void *ctx, struct chan *chan, const char *why)
 {
 	struct bouncer *b = ctx;
-	(void)why;
 	if (chan != b->qmgr)
 		return;
+	worker_peer_closed(chan, PROC_qmgr, why);
 	forget_qmgr(b);
 	b->qmgr = NULL;
 }

@@ -72,7 +72,7 @@ struct chan {
 	size_t fds_out_first, fds_out_count, fds_out_cap;
 
 	bool held, hello_came, broken; /* broken: writing failed */
-	bool closing, freed;
+	bool closing, freed, peer_gone;
 	unsigned busy; /* callbacks of ours on the stack */
 	char why[WHY_MAX];
 };
@@ -541,6 +541,13 @@ static ssize_t read_once(struct chan *chan)
 	return n;
 }
 
+static void close_gone(struct chan *chan, const char *why)
+{
+	if (!is_ending(chan))
+		chan->peer_gone = true;
+	chan_close(chan, why);
+}
+
 static void on_io(void *arg, uint32_t events)
 {
 	struct chan *chan = arg;
@@ -553,9 +560,11 @@ static void on_io(void *arg, uint32_t events)
 	if (n > 0)
 		take_frames(chan);
 	else if (n == 0)
-		chan_close(chan, "end of file");
+		close_gone(chan, "end of file");
 	else if (n == -EAGAIN && chan->broken)
-		chan_close(chan, "the peer does not read any more");
+		close_gone(chan, "the peer does not read any more");
+	else if (n == -ECONNRESET) /* it died with frames of ours unread */
+		close_gone(chan, strerrordesc_np(ECONNRESET));
 	else if (n != -EAGAIN && n != -EINTR)
 		chan_close(chan, strerrordesc_np((int)-n));
 	leave(chan);
@@ -581,6 +590,11 @@ struct chan *chan_new(struct loop *loop, int fd, const struct chan_spec *spec)
 	    .generation = self.generation};
 	chan_send_hello(chan, &hello);
 	return chan;
+}
+
+bool chan_peer_gone(const struct chan *chan)
+{
+	return chan->peer_gone;
 }
 
 int chan_fd(const struct chan *chan)

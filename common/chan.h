@@ -29,6 +29,9 @@ struct chan *chan_new(struct loop *loop, int fd, const struct chan_spec *spec);
 void chan_free(struct chan **chan);
 /* At the end of the turn: a last flush, on_close, then freed. `why` is copied. */
 void chan_close(struct chan *chan, const char *why);
+/* In on_close: it was the peer that ended (end of file, a reset); false: what it sent, or a lack of
+ * ours, made the channel unusable while the peer may live on. */
+bool chan_peer_gone(const struct chan *chan);
 int chan_fd(const struct chan *chan);
 void *chan_data(const struct chan *chan); /* for the owner's use */
 void chan_set_data(struct chan *chan, void *data);

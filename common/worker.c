@@ -185,6 +185,24 @@ void worker_summary(struct worker *w, const char *fmt, ...)
 		chan_send_summary(w->master, &(struct msg_summary){.text = str_of(text)});
 }
 
+void worker_peer_closed(const struct chan *chan, enum proc_id peer, const char *why)
+{
+	if (!chan_peer_gone(chan))
+		die(EX_PROTOCOL, "channel to %s: %s: cannot go on", proc_name(peer), why);
+}
+
+void worker_accuse(
+    struct worker *w, enum proc_id process, uint16_t instance, uint32_t generation, const char *why)
+{
+	char text[201];
+	log_clean(text, sizeof(text), str_of(why));
+	if (w->master)
+		chan_send_fault(w->master, &(struct msg_fault){.process = (uint8_t)process,
+					       .instance = instance,
+					       .generation = generation,
+					       .why = str_of(text)});
+}
+
 void worker_blame(struct worker *w, uint64_t message_id)
 {
 	/* A plain store would do for master, which reads after our death; volatile keeps it in

@@ -57,5 +57,12 @@ uint32_t worker_generation(const struct worker *w);
 void worker_ready(struct worker *w);
 void worker_stopped(struct worker *w);
 void worker_summary(struct worker *w, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/* In on_close of a channel to another worker. Returns when that worker has died: a new one comes.
+ * Anything else (a frame that cannot be, a descriptor that did not travel) ends this process: both
+ * sides live, each has lost a part of what the other said, and only master can begin anew. */
+void worker_peer_closed(const struct chan *chan, enum proc_id peer, const char *why);
+/* qmgr only: that worker broke the protocol and may live on. master kills it. */
+void worker_accuse(struct worker *w, enum proc_id process, uint16_t instance, uint32_t generation,
+    const char *why);
 /* The message being handled, in the page that master reads at our death; 0 when done. */
 void worker_blame(struct worker *w, uint64_t message_id);

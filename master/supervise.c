@@ -411,19 +411,12 @@ static void on_channel_hello(void *ctx, struct chan *chan, const struct msg_hell
 		chan_close(chan, "it says it is somebody else");
 }
 
-/* A process that dies with frames unread resets its channel. */
-static bool is_death(const char *why)
-{
-	return strcmp(why, "end of file") == 0 || strcmp(why, strerrordesc_np(ECONNRESET)) == 0;
-}
-
 static void on_channel_close(void *ctx, struct chan *chan, const char *why)
 {
 	struct slot *s = ctx;
 	char name[32];
-	(void)chan;
 	s->chan = NULL;
-	if (!is_death(why) && s->state != WORKER_ENDING) {
+	if (!chan_peer_gone(chan) && s->state != WORKER_ENDING) {
 		log_error("the channel of %s (pid %d) closes: %s", slot_name(s, name), s->pid, why);
 		s->why_killed = "its channel closed";
 	}
@@ -454,6 +447,27 @@ void on_pong(void *ctx, struct chan *from_chan, struct msg_pong *m)
 	(void)from_chan;
 	(void)m;
 	beat_answered(ctx);
+}
+
+/* qmgr has closed the channel of a worker that lied, or that it does not understand. Both know less
+ * of each other than they must, so that one begins anew; whatever message it had is not to blame.
+ */
+void on_fault(void *ctx, struct chan *from_chan, struct msg_fault *m)
+{
+	const struct slot *from = ctx;
+	char name[32], why[201];
+	if (from->process != PROC_qmgr || m->process == PROC_qmgr || m->process >= PROC_COUNT) {
+		chan_close(from_chan, "it may not accuse that process");
+		return;
+	}
+	struct slot *s = find_slot(from->master, m->process, m->instance);
+	if (!s || s->generation != m->generation || s->pid <= 0)
+		return; /* gone meanwhile */
+	log_clean(why, sizeof(why), m->why);
+	log_error("qmgr says that %s broke the protocol: %s", slot_name(s, name), why);
+	if (!s->why_killed)
+		s->why_killed = "it broke the protocol";
+	supervise_event(s, EVENT_OVERDUE);
 }
 
 void on_summary(void *ctx, struct chan *from_chan, struct msg_summary *m)

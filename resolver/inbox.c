@@ -81,9 +81,9 @@ static void drop_asks(struct resolver *r)
 static void on_qmgr_gone(void *ctx, struct chan *chan, const char *why)
 {
 	struct resolver *r = ctx;
-	(void)why;
 	if (chan != r->qmgr)
 		return;
+	worker_peer_closed(chan, PROC_qmgr, why);
 	drop_asks(r);
 	r->qmgr = NULL;
 }

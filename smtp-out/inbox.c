@@ -63,6 +63,7 @@ static void on_qmgr_gone(void *ctx, struct chan *chan, const char *why)
 	struct out *o = ctx;
 	if (chan != o->qmgr)
 		return;
+	worker_peer_closed(chan, PROC_qmgr, why);
 	log_warn("qmgr is gone: %s", why);
 	o->qmgr = NULL;
 	segread_clear(o->segments); /* the next one names its own; messages under way keep theirs */

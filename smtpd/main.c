@@ -61,6 +61,7 @@ static void on_qmgr_close(void *ctx, struct chan *chan, const char *why)
 
 	if (chan != d->qmgr)
 		return;
+	worker_peer_closed(chan, PROC_qmgr, why);
 	d->qmgr = NULL;
 	segwriter_detach(d->server->writer);
 	log_warn("queue manager lost: %s", why);

@@ -38,6 +38,13 @@ void worker_stopped(struct worker *w)
 	stopped++;
 }
 
+void worker_peer_closed(const struct chan *chan, enum proc_id peer, const char *why)
+{
+	(void)peer;
+	(void)why;
+	assert_true(chan_peer_gone(chan));
+}
+
 struct world {
 	struct bouncer b;
 	struct chan *chan; /* qmgr's end */

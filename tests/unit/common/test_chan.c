@@ -26,6 +26,7 @@ struct end { /* what one end of a pair has seen; the ctx of its handlers */
 	struct chan *chan;
 	struct end *other;
 	int hellos, closes;
+	bool peer_gone; /* what on_close was told */
 	struct msg_hello hello;
 	char why[200];
 	uint64_t pings;	    /* how many */
@@ -113,6 +114,7 @@ static void on_close(void *ctx, struct chan *chan, const char *why)
 	struct end *end = ctx;
 	assert_ptr_equal(chan, end->chan);
 	end->closes++;
+	end->peer_gone = chan_peer_gone(chan);
 	snprintf(end->why, sizeof(end->why), "%s", why);
 	if (end->free_in_on_close)
 		chan_free(&end->chan);
@@ -537,6 +539,7 @@ static void on_close_may_free_it(void **state)
 	settle(&w);
 	assert_int_equal(w.a.closes, 1);
 	assert_string_equal(w.a.why, "end of file");
+	assert_true(w.a.peer_gone);
 	end_world(&w);
 }
 
@@ -851,6 +854,8 @@ static void tell_lie(const struct lie *lie)
 	settle(&w);
 	if (w.a.closes != 1 || strncmp(w.a.why, lie->why, strlen(lie->why)) != 0)
 		fail_msg("%s: closed %d times: %s", lie->name, w.a.closes, w.a.why);
+	/* a lie is told from a death: the worker that hears one begins anew */
+	assert_int_equal(w.a.peer_gone, strcmp(w.a.why, "end of file") == 0);
 	assert_int_equal(w.a.kept_count, lie->put == put_file && lie->fds > 0 && lie->fds < 3);
 	buf_fini(&b);
 	end_world(&w);
