@@ -1,9 +1,10 @@
 # Postern. One makefile, no configure step: `make help` lists the targets.
 BUILD ?= build
-CC ?= gcc
+ifeq ($(origin CC),default)
+CC := gcc
+endif
 VERSION := 0.1.0
 PREFIX ?= /usr
-PKGS := libssl libcrypto libldns liblmdb libpcre2-8 libconfig libidn2 jansson libseccomp
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
 	-Wcast-qual -Wwrite-strings -Wundef -Wvla -Wformat=2 -fno-common
 HARDEN := -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fPIE
@@ -20,7 +21,6 @@ BIN_master := postern-master
 BIN_ctl := posternctl
 binary = $(or $(BIN_$(1)),$(1))
 
-LIBS_common := -llmdb -lssl -lcrypto -lconfig -lidn2 -ljansson -lseccomp
 LIBS_smtpd := -lssl -lcrypto
 LIBS_qmgr := -llmdb
 LIBS_smtp-out := -lssl -lcrypto

@@ -409,7 +409,8 @@ class Reload(MasterTest):
         s, text = m.greet()
         self.assertEqual(text, "220 0.1 config 1\r\n")
         self.assertEqual(m.ctl("master", "reload"), (0, []))
-        self.assertEqual(m.greet()[1], "220 0.1 config 2\r\n")
+        # The answer comes when every worker was told to switch; it happens a moment later.
+        wait_for("smtpd uses it", lambda: m.greet()[1] == "220 0.1 config 2\r\n")
         m.process.popen.send_signal(signal.SIGHUP)
         m.wait_log("configuration 3 is in use")
         wait_for("smtpd uses it", lambda: m.greet()[1] == "220 0.1 config 3\r\n")
