@@ -3,9 +3,9 @@
  * Connections and transactions: their life, and the events that smtp-out reports of them.
  *
  * A connection counts against its limits from the moment it is granted until CONN_CLOSED says that
- * the peer's slot is free. Ready, it stands in one of two lists of its queue, idle (nothing
- * outstanding) or half (room for one more), until it is spent: then it is closed after its last
- * result.
+ * the peer's slot is free. Ready, it stands in one
+ * of two lists of its queue, idle (nothing outstanding) or half (room for one more), until it is
+ * spent: then it is closed after its last result.
  *
  * One that was inherited from before our start is spent from the beginning, since nobody knows how
  * many transactions it has had: it finishes what it has and goes.
@@ -172,9 +172,9 @@ void conn_free(struct core *core, struct conn *c)
 
 void conn_close(struct core *core, struct conn *c, bool hard)
 {
-	unlist(core, c);
 	if (c->state == CONN_CLOSING)
 		return;
+	unlist(core, c);
 	set_state(core, c, CONN_CLOSING);
 	core_push(core,
 	    &(struct pending){
@@ -203,6 +203,26 @@ static bool gives_way(const struct core *core, const struct conn *c)
 	       core->closing < core->starved_count;
 }
 
+/* More are open than the limits allow: a reload has lowered them. Those that are closing already
+ * are on their way out, so that as many end as there are too many. */
+static bool is_too_many(const struct core *core, const struct queue *q)
+{
+	return q->limit.used - q->closing > q->v.max_smtp_out ||
+	       core->total.used - core->closing > core->total.max;
+}
+
+/* Its domain has been named in `domains` since, or is no longer: its mail has another queue. */
+static bool is_astray(const struct conn *c)
+{
+	return c->domain->literal != (c->queue->dest->own != NULL);
+}
+
+/* It gets no further transaction, and is closed after the last result. */
+static bool is_spent(const struct core *core, const struct conn *c)
+{
+	return left(c) == 0 || gives_way(core, c) || is_too_many(core, c->queue) || is_astray(c);
+}
+
 void conn_settle(struct core *core, struct conn *c)
 {
 	struct queue *q = c->queue;
@@ -211,7 +231,7 @@ void conn_settle(struct core *core, struct conn *c)
 	unlist(core, c);
 	if (c->state != CONN_READY || !core->started)
 		return;
-	if (left(c) == 0 || gives_way(core, c)) {
+	if (is_spent(core, c)) {
 		if (c->tx_count == 0)
 			conn_close(core, c, false);
 		return;
@@ -358,6 +378,20 @@ int core_have_job(struct core *core, uint64_t conn, uint64_t transaction, uint64
 	}
 	conn_settle(core, c);
 	return tx->n == n ? 0 : -ENOENT;
+}
+
+/* Another configuration: what is not to be used any more goes, the idle ones at once. */
+void conn_configured(struct core *core)
+{
+	struct node **all = table_list(&core->conns);
+
+	for (size_t i = 0; all[i]; i++) {
+		struct conn *c = OWNER(all[i], struct conn, node);
+
+		if (c->state == CONN_READY && is_spent(core, c))
+			conn_settle(core, c);
+	}
+	free(all);
 }
 
 /* An inherited connection that has nothing to do goes at once. */

@@ -146,6 +146,7 @@ void core_configure(struct core *core, const struct conf *conf, int64_t now_ms)
 	for (uint32_t i = 1; i <= core->domain_count; i++)
 		if (core->domain_at[i])
 			reread_domain(core, core->domain_at[i]);
+	conn_configured(core);
 	for (uint32_t i = 1; i <= core->queue_count; i++)
 		if (core->queue_at[i])
 			queue_dirty(core, core->queue_at[i]);

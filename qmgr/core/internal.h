@@ -486,6 +486,7 @@ void conn_settle(struct core *core, struct conn *c); /* idle, half, or to be clo
 void conn_close(struct core *core, struct conn *c, bool hard);
 void conn_on_timer(struct core *core, struct conn *c);
 void conn_start(struct core *core);
+void conn_configured(struct core *core);
 int conn_admit(struct core *core, struct queue *q, struct path *path); /* LIMIT_KINDS: yes */
 void conn_room(struct core *core); /* make room for the queues that wait for a connection */
 struct tx *tx_find(const struct core *core, uint64_t id);

@@ -342,6 +342,12 @@ static struct sim_conn *sim_conn(struct sim *s, uint64_t id)
 			return OWNER(n, struct sim_conn, node);
 	return NULL;
 }
+static SIM_DEAD void sim_configure(struct sim *s, const char *conf)
+{
+	conf_free(&s->conf);
+	s->conf = sim_conf(conf);
+	core_configure(s->core, s->conf, s->now);
+}
 static struct sim_tx *sim_tx(struct sim *s, uint64_t id)
 {
 	for (struct node *n = table_first(&s->txs, hash_mix(id, 1)); n; n = table_next(n))

@@ -171,6 +171,91 @@ static void inherited_connections(void **state)
 	sim_free(s);
 }
 
+/* ---- reload ---- */
+
+static struct sim *busy(const char *conf)
+{
+	struct sim *s = sim_new(1, 2, conf);
+
+	s->msg_max = s->queue_max = 1000000;
+	s->host[sim_host(s, "mxa.test", HOST_OK)].latency_ms = 20;
+	s->host[sim_host(s, "mxb.test", HOST_OK)].latency_ms = 20;
+	sim_mx(sim_domain(s, "a.test"), 10, 0);
+	sim_mx(sim_domain(s, "b.test"), 10, 1);
+	sim_start(s);
+	for (int i = 0; i < 40000; i++)
+		sim_mail(s, (uint32_t)i & 1);
+	sim_run(s, s->now + 5 * SECOND);
+	return s;
+}
+
+#define MANY "max-msg-per-connection = 1000000; "
+
+/* A queue that is never idle keeps its connections: a lowered limit must end some. */
+static void a_lowered_limit_binds_while_busy(void **state)
+{
+	struct sim *s = busy("domains = ( { name = \"*\"; " MANY "max-smtp-out = 20; } );");
+	uint64_t done;
+
+	(void)state;
+	assert_int_equal(s->conns.count, 40);
+	sim_configure(s, "domains = ( { name = \"*\"; " MANY "max-smtp-out = 3; } );");
+	sim_run(s, s->now + SECOND);
+	assert_int_equal(s->conns.count, 6);
+	sim_configure(s,
+	    "total-max-smtp-out = 2; domains = ( { name = \"*\"; " MANY "max-smtp-out = 3; } );");
+	sim_run(s, s->now + SECOND);
+	assert_int_equal(s->conns.count, 2);
+	done = s->done;
+	sim_run(s, s->now + SECOND);
+	assert_true(s->done > done + 50); /* and these work on */
+	sim_configure(s, "domains = ( { name = \"*\"; " MANY "max-smtp-out = 20; } );");
+	sim_run(s, s->now + SECOND);
+	assert_int_equal(s->conns.count, 40);
+	sim_free(s);
+}
+
+/* Idle connections that have had what a lowered max-msg-per-connection allows get nothing more. */
+static void lowered_messages_close_idle_connections(void **state)
+{
+	struct sim *s = busy("domains = ( { name = \"*\"; " MANY
+			     "max-smtp-out = 4; connection-idle-timeout = \"10m\"; } );");
+
+	(void)state;
+	sim_run(s, 0);
+	assert_int_equal(s->conns.count, 8);
+	sim_configure(s, "domains = ( { name = \"*\"; max-msg-per-connection = 10; "
+			 "max-smtp-out = 4; connection-idle-timeout = \"10m\"; } );");
+	sim_run(s, s->now + SECOND);
+	assert_int_equal(s->conns.count, 0);
+	sim_free(s);
+}
+
+/* Named in `domains` at a reload, a domain has a queue of its own: what its site's queue has open
+ * for it would come on top of its limit. */
+static void a_named_domain_leaves_no_connections_behind(void **state)
+{
+	static const char named[] =
+	    "domains = ( { name = \"*\"; max-smtp-out = 4; connection-idle-timeout = \"10m\"; "
+	    "}, { name = \"a.test\"; max-smtp-out = 1; } );";
+	static const char not_named[] =
+	    "domains = ( { name = \"*\"; max-smtp-out = 4; connection-idle-timeout = \"10m\"; } );";
+	struct sim *s = busy(not_named);
+
+	(void)state;
+	sim_run(s, 0);
+	assert_true(s->conns.count > 4);
+	sim_configure(s, named);
+	sim_run(s, s->now + SECOND);
+	assert_in_range(s->conns.count, 1, 4); /* those of b.test */
+	sim_mail(s, 0);
+	sim_run(s, s->now + SECOND);
+	sim_configure(s, not_named);
+	sim_run(s, s->now + SECOND);
+	assert_in_range(s->conns.count, 1, 4);
+	sim_free(s);
+}
+
 /* ---- fairness ---- */
 
 static int64_t first_sent[4000];
@@ -366,6 +451,9 @@ int main(void)
 	    cmocka_unit_test(keeps_the_wire_busy),
 	    cmocka_unit_test(slow_peer_blocks_nobody),
 	    cmocka_unit_test(inherited_connections),
+	    cmocka_unit_test(a_lowered_limit_binds_while_busy),
+	    cmocka_unit_test(lowered_messages_close_idle_connections),
+	    cmocka_unit_test(a_named_domain_leaves_no_connections_behind),
 	    cmocka_unit_test(queues_share_connections),
 	    cmocka_unit_test(idle_makes_room),
 	    cmocka_unit_test(lanes_in_turn),
