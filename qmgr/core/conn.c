@@ -3,7 +3,7 @@
  * Connections and transactions: their life, and the events that smtp-out reports of them.
  *
  * A connection counts against its limits from the moment it is granted until CONN_CLOSED says that
- * the peer's slot is free. Ready, it stands in one
+ * the peer's slot is free, or CORE_SLOT has passed since its process died. Ready, it stands in one
  * of two lists of its queue, idle (nothing outstanding) or half (room for one more), until it is
  * spent: then it is closed after its last result.
  *
@@ -228,6 +228,8 @@ void conn_settle(struct core *core, struct conn *c)
 	struct queue *q = c->queue;
 
 	queue_dirty(core, q);
+	if (c->lost)
+		return;
 	unlist(core, c);
 	if (c->state != CONN_READY || !core->started)
 		return;
@@ -248,7 +250,9 @@ void conn_settle(struct core *core, struct conn *c)
 
 void conn_on_timer(struct core *core, struct conn *c)
 {
-	if (c->state == CONN_READY && c->tx_count == 0)
+	if (c->lost)
+		conn_free(core, c);
+	else if (c->state == CONN_READY && c->tx_count == 0)
 		conn_close(core, c, false);
 }
 
@@ -294,6 +298,21 @@ void core_worker_up(struct core *core, unsigned worker, int64_t now_ms)
 	grant_wake(core);
 }
 
+/* Its process died. The kernel has reset it, but the peer need not have noticed yet: it counts
+ * against its limits for a moment more. */
+static void lose(struct core *core, struct conn *c)
+{
+	while (c->tx_count)
+		outcome_uncertain(core, c->tx[0]);
+	grant_opened(core, c);
+	unlist(core, c);
+	set_state(core, c, CONN_CLOSING);
+	c->lost = true;
+	link_remove(&c->in_worker);
+	wheel_add(core->wheel, &c->timer.node, core->now + CORE_SLOT);
+	queue_dirty(core, c->queue);
+}
+
 void core_worker_down(struct core *core, unsigned worker, int64_t now_ms)
 {
 	struct worker *w;
@@ -306,10 +325,7 @@ void core_worker_down(struct core *core, unsigned worker, int64_t now_ms)
 	while (!link_alone(&w->list)) {
 		struct conn *c = OWNER(w->list.next, struct conn, in_worker);
 
-		while (c->tx_count)
-			outcome_uncertain(core, c->tx[0]);
-		grant_opened(core, c);
-		conn_free(core, c);
+		lose(core, c);
 	}
 }
 
@@ -324,8 +340,13 @@ void core_have_conn(struct core *core, unsigned worker, uint64_t id, struct str 
 	size_t slash = queue.n;
 
 	core_clock(core, now_ms);
-	if (conn_find(core, id) || worker >= CORE_WORKERS || id >= CORE_ID_END)
+	if (worker >= CORE_WORKERS || id >= CORE_ID_END)
 		return;
+	c = conn_find(core, id);
+	if (c && !c->lost)
+		return;
+	if (c) /* only the channel had died */
+		conn_free(core, c);
 	while (slash && queue.p[slash - 1] != '/')
 		slash--;
 	if (slash < 2)
@@ -362,7 +383,7 @@ int core_have_job(struct core *core, uint64_t conn, uint64_t transaction, uint64
 		return -ENOENT;
 	if (transaction >= core->next_id)
 		core->next_id = transaction + 1;
-	if (!c || c->tx_count >= CORE_DEPTH || tx_find(core, transaction))
+	if (!c || c->lost || c->tx_count >= CORE_DEPTH || tx_find(core, transaction))
 		return -ENOENT;
 	tx = tx_new(core, transaction, c, id);
 	for (job_ref ref = job_find(core, id); ref; ref = core_at(core, ref)->sibling_next) {

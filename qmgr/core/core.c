@@ -364,6 +364,14 @@ static bool is_final(const struct core_decision *d)
 	       d->outcome != OUTCOME_RETRY;
 }
 
+/* A connection that is to be closed may have gone by itself meanwhile. */
+static bool is_obsolete(const struct core *core, const struct pending *p)
+{
+	const struct conn *c = p->kind == DECIDE_CLOSE ? conn_find(core, p->conn) : NULL;
+
+	return p->kind == DECIDE_CLOSE && (!c || c->lost);
+}
+
 static bool pop(struct core *core, struct core_decision *d)
 {
 	while (core->ring_count) {
@@ -371,8 +379,8 @@ static bool pop(struct core *core, struct core_decision *d)
 
 		core->ring_head = (core->ring_head + 1) & (core->ring_cap - 1);
 		core->ring_count--;
-		if (p->kind == DECIDE_CLOSE && !conn_find(core, p->conn))
-			continue; /* it went by itself meanwhile */
+		if (is_obsolete(core, p))
+			continue;
 		*d = (struct core_decision){.kind = p->kind,
 		    .worker = p->worker,
 		    .conn = p->conn,

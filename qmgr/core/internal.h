@@ -46,6 +46,7 @@ enum {
 #define CORE_HOST_SKIP_MAX                                                                         \
 	(15 * MINUTE) /* a dead MX is probed that often while others of it work */
 #define CORE_TLS_FORGET (3 * DAY)
+#define CORE_SLOT SECOND		   /* a dead process's connection: then the peer knows */
 #define CORE_LOCAL_HOLD (30 * SECOND)	   /* a source address that cannot be bound */
 #define CORE_RESOLVE_TIMEOUT (90 * SECOND) /* the resolver always answers; this is if it died */
 #define CORE_ROUTE_STALE DAY /* an old route serves that long while a new one cannot be had */
@@ -319,6 +320,7 @@ struct conn {
 	enum tls_policy tls;
 	bool general; /* its host is among the destination's best: serves every domain there */
 	bool adopted; /* from before our start: how many transactions it had is not known */
+	bool lost;    /* its process died: CLOSING, and freed by its timer */
 	bool probe;   /* counted in its target's `opening` */
 	uint32_t sent, answered, rcpt_max, mail_max;
 	uint32_t tx_count;

@@ -79,6 +79,7 @@ struct sim_conn {
 	uint16_t port;
 	enum tls_policy tls;
 	bool ready, closing;
+	bool ghost; /* its worker is dead, and the peer does not know yet */
 	uint32_t sent, answered, outstanding;
 	int64_t busy_until_ms;
 };
@@ -603,7 +604,7 @@ static struct rcpt_result sim_answer(
 	}
 	return r;
 }
-static void sim_drop_conn(struct sim *s, struct sim_conn *c)
+static void sim_drop_txs(struct sim *s, struct sim_conn *c)
 {
 	struct node **all = table_list(&s->txs);
 
@@ -614,6 +615,10 @@ static void sim_drop_conn(struct sim *s, struct sim_conn *c)
 			sim_tx_free(s, tx);
 	}
 	free(all);
+}
+static void sim_drop_conn(struct sim *s, struct sim_conn *c)
+{
+	sim_drop_txs(s, c);
 	table_remove(&s->conns, &c->node);
 	free(c);
 }
@@ -739,7 +744,7 @@ static void sim_happen(struct sim *s, const struct sim_event *e)
 		sim_route(s, (uint32_t)e->a);
 		break;
 	case SIM_READY:
-		if (!(c = sim_conn(s, e->a)))
+		if (!(c = sim_conn(s, e->a)) || c->ghost)
 			break;
 		c->ready = true;
 		core_conn_ready(s->core, c->id, 0, s->host[c->host].mail_max, s->now);
@@ -748,7 +753,8 @@ static void sim_happen(struct sim *s, const struct sim_event *e)
 		if (!(c = sim_conn(s, e->a)))
 			break;
 		failure.was_ready = c->ready;
-		core_conn_closed(s->core, c->id, &failure, s->now);
+		if (!c->ghost)
+			core_conn_closed(s->core, c->id, &failure, s->now);
 		sim_drop_conn(s, c);
 		break;
 	case SIM_RESULT:
@@ -796,7 +802,16 @@ static SIM_DEAD void sim_start(struct sim *s)
 
 /* ---- accidents ---- */
 
-/* The worker is killed; what it had past its dot may have arrived, and nobody will know. */
+static void sim_make_ghost(struct sim *s, struct sim_conn *c)
+{
+	sim_drop_txs(s, c);
+	c->ghost = true;
+	sim_at(s,
+	    (struct sim_event){
+		.at = s->now + 1 + (int64_t)(sim_random(s) % 999), .kind = SIM_CLOSED, .a = c->id});
+}
+/* The worker is killed; what it had past its dot may have arrived, and nobody will know. Its peers
+ * notice within a second, and count its connections until then. */
 static SIM_DEAD void sim_kill_worker(struct sim *s, unsigned worker)
 {
 	struct node **all = table_list(&s->txs);
@@ -814,8 +829,9 @@ static SIM_DEAD void sim_kill_worker(struct sim *s, unsigned worker)
 	free(all);
 	all = table_list(&s->conns);
 	for (size_t i = 0; all[i]; i++)
-		if (OWNER(all[i], struct sim_conn, node)->worker == worker)
-			sim_drop_conn(s, OWNER(all[i], struct sim_conn, node));
+		if (OWNER(all[i], struct sim_conn, node)->worker == worker &&
+		    !OWNER(all[i], struct sim_conn, node)->ghost)
+			sim_make_ghost(s, OWNER(all[i], struct sim_conn, node));
 	free(all);
 	s->up[worker] = false;
 }
@@ -862,6 +878,10 @@ static SIM_DEAD void sim_report(struct sim *s, struct core *to)
 	for (size_t i = 0; all[i]; i++) {
 		struct sim_conn *c = OWNER(all[i], struct sim_conn, node);
 
+		if (c->ghost) { /* nobody knows of it any more */
+			sim_drop_conn(s, c);
+			continue;
+		}
 		core_have_conn(to, c->worker, c->id, str_of(c->queue),
 		    str_of(s->domain[c->domain].name), str_of(c->source),
 		    str_of(s->host[c->host].name), &c->address, c->port, c->ready, s->now);

@@ -256,6 +256,62 @@ static void a_named_domain_leaves_no_connections_behind(void **state)
 	sim_free(s);
 }
 
+/* The peers of a dead worker need a moment to notice: its connections count that long. */
+static void a_dead_worker_keeps_its_slots(void **state)
+{
+	struct sim *s = busy(
+	    "total-max-smtp-out = 6; domains = ( { name = \"*\"; " MANY "max-smtp-out = 4; } );");
+	int64_t died;
+
+	(void)state;
+	s->queue_max = 4;
+	s->total_max = 6;
+	for (int i = 0; i < 5; i++) {
+		uint64_t grants;
+
+		assert_int_equal(s->core->total.used, 6);
+		sim_kill_worker(s, 0);
+		sim_kill_worker(s, 1);
+		died = s->now;
+		core_worker_down(s->core, 0, s->now);
+		core_worker_down(s->core, 1, s->now);
+		s->up[0] = s->up[1] = true;
+		core_worker_up(s->core, 0, s->now);
+		core_worker_up(s->core, 1, s->now);
+		grants = s->grants;
+		sim_run(s, died + CORE_SLOT - 1);
+		assert_int_equal(s->grants, grants);
+		assert_int_equal(s->core->total.used, 6);
+		sim_run(s, s->now + 5 * SECOND);
+	}
+	sim_free(s);
+}
+
+/* If only its channel had died, what it says it has counts once. */
+static void a_lost_connection_is_reported_again(void **state)
+{
+	struct sim *s = busy("domains = ( { name = \"*\"; " MANY "max-smtp-out = 4; } );");
+	struct conn *c = OWNER(table_any(&s->core->conns), struct conn, node);
+	uint64_t id = c->id;
+	struct sim_conn *peer = sim_conn(s, id);
+
+	(void)state;
+	s->quiet = true;
+	core_worker_down(s->core, peer->worker, s->now);
+	core_worker_up(s->core, peer->worker, s->now);
+	assert_int_equal(s->core->total.used, 8);
+	assert_int_equal(
+	    core_have_job(s->core, id, UINT64_C(1) << 61, 1, NULL, 0, s->now), -ENOENT);
+	core_have_conn(s->core, peer->worker, id, str_of(peer->queue),
+	    str_of(s->domain[peer->domain].name), STR(""), str_of(s->host[peer->host].name),
+	    &peer->address, peer->port, true, s->now);
+	assert_int_equal(s->core->total.used, 8);
+	assert_false(conn_find(s->core, id)->lost);
+	core_tick(s->core, s->now + CORE_SLOT + 20);
+	assert_non_null(conn_find(s->core, id));
+	sim_free(s);
+}
+
 /* ---- fairness ---- */
 
 static int64_t first_sent[4000];
@@ -454,6 +510,8 @@ int main(void)
 	    cmocka_unit_test(a_lowered_limit_binds_while_busy),
 	    cmocka_unit_test(lowered_messages_close_idle_connections),
 	    cmocka_unit_test(a_named_domain_leaves_no_connections_behind),
+	    cmocka_unit_test(a_dead_worker_keeps_its_slots),
+	    cmocka_unit_test(a_lost_connection_is_reported_again),
 	    cmocka_unit_test(queues_share_connections),
 	    cmocka_unit_test(idle_makes_room),
 	    cmocka_unit_test(lanes_in_turn),
