@@ -143,6 +143,13 @@ static enum smtp_stage stage_now(const struct dialogue *d)
 	return d->is_ready ? STAGE_MAIL : d->started ? STAGE_GREETING : STAGE_CONNECT;
 }
 
+/* Between the command STARTTLS and the first word behind the handshake: without TLS it may work. */
+static bool is_securing(const struct dialogue *d)
+{
+	return d->state == DIALOGUE_STARTTLS || (d->secured && !d->is_ready) ||
+	       (front(d) && front(d)->step == STEP_STARTTLS);
+}
+
 /* The oldest transaction is told `first`, if there is one; the one behind it was not spoken of. */
 static void end_now(struct dialogue *d, enum conn_cause cause, enum smtp_stage stage, uint16_t code,
     const char *text, const struct judgement *first)
@@ -190,7 +197,8 @@ void dialogue_fail(struct dialogue *d, enum conn_cause cause, const char *what)
 	if (d->quit_written) /* we have said goodbye: how it leaves is its own affair */
 		end_now(d, CONN_DONE, STAGE_QUIT, 0, "", NULL);
 	else
-		end_now(d, cause, stage_now(d), 0, text, NULL);
+		end_now(d, is_securing(d) && cause != CONN_DONE ? CONN_TLS : cause, stage_now(d), 0,
+		    text, NULL);
 }
 
 void dialogue_refused(struct dialogue *d, const struct judgement *j, enum smtp_stage stage)
@@ -367,6 +375,8 @@ static void take_reply(struct dialogue *d, const struct reply *r)
 	struct judgement j;
 	verdict_reply(&j, step->stage, r, accepted);
 	if (j.ends_session && e.step != STEP_QUIT) {
+		if (e.step == STEP_STARTTLS)
+			j.cause = CONN_TLS;
 		end_by(d, step->stage, &j);
 		return;
 	}

@@ -76,7 +76,9 @@ void dialogue_sent(struct dialogue *d,
 void dialogue_sealed(struct dialogue *d);     /* `out` was encrypted: some of it may be out */
 void dialogue_quit(struct dialogue *d);	      /* QUIT when what was given is done */
 void dialogue_drop_queue(struct dialogue *d); /* hand back what has not begun */
-/* It is over: what has begun is judged, what has not is dropped. Harmless when it had ended. */
+/* It is over: what has begun is judged, what has not is dropped. Harmless when it had ended. From
+ * STARTTLS to the first word behind the handshake every cause but our own will is CONN_TLS: an
+ * offer of TLS that leads nowhere must never keep mail from being delivered in the clear. */
 void dialogue_fail(struct dialogue *d, enum conn_cause cause, const char *what);
 enum dialogue_wait dialogue_wait(const struct dialogue *d);
 const char *dialogue_step_name(const struct dialogue *d); /* what it waits for */

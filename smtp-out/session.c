@@ -320,8 +320,7 @@ static void talk_timed_out(struct session *s)
 		dialogue_quit(d);
 	if (dialogue_wait(d) == WAIT_QUIT && d->since_ms == d->now_ms)
 		return; /* just written */
-	enum conn_cause cause = wire_loss(s);
-	dialogue_fail(d, cause == CONN_LOST ? CONN_TIMEOUT : cause, "timed out");
+	dialogue_fail(d, CONN_TIMEOUT, "timed out");
 }
 
 static void fail_connect(struct session *s, enum conn_cause cause, const char *why)

@@ -62,4 +62,3 @@ void connect_set_abortive(struct session *s, bool on);
 void wire_push(struct session *s); /* writes what can be written; sets the events to wait for */
 void wire_read(struct session *s); /* reads what has come into the dialogue */
 void wire_start_tls(struct session *s);
-enum conn_cause wire_loss(const struct session *s); /* what losing the connection now means */

@@ -28,16 +28,9 @@ enum {
 	RECORD = 16 * 1024,
 };
 
-enum conn_cause wire_loss(const struct session *s)
-{
-	const struct dialogue *d = &s->dialogue;
-	/* In the handshake, or at the first word after it: without TLS it may work. */
-	return d->state == DIALOGUE_STARTTLS || (d->secured && !d->is_ready) ? CONN_TLS : CONN_LOST;
-}
-
 static void lose(struct session *s, const char *what)
 {
-	dialogue_fail(&s->dialogue, wire_loss(s), what);
+	dialogue_fail(&s->dialogue, CONN_LOST, what);
 }
 
 static void content_failed(struct session *s)
