@@ -7,6 +7,9 @@
  * does the descriptor leave. What a crash leaves: a file without a row (set aside unread by the
  * next qmgr), or an empty segment with a row (read, found empty, sealed, deleted).
  *
+ * Sealed: what was preallocated and not used is given back. What a crash leaves: those blocks stay
+ * until the segment goes.
+ *
  * Going: sealed, nothing alive in it, a commit that holds its last changes, and a log that has
  * passed them (log and accounting may read envelopes). Then SEGMENT_CLOSE to its readers, unlink,
  * directory sync, row removed. What a crash leaves: a row without a file, which recovery removes.
@@ -25,8 +28,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-struct removing { /* the files thread's while it runs */
-	struct removing *next;
+struct errand { /* about one file; the files thread's while it runs */
+	struct errand *next;
 	struct qmgr *q;
 	uint64_t number;
 	int dir_fd, rc;
@@ -46,9 +49,9 @@ struct making { /* the files thread's while it runs; then it waits for its row's
 	void *ctx;
 };
 
-static struct making *waiting;	 /* for their rows' commits; one qmgr a process */
-static struct making *at_work;	 /* with the files thread */
-static struct removing *leaving; /* with the files thread */
+static struct making *waiting; /* for their rows' commits; one qmgr a process */
+static struct making *at_work; /* with the files thread */
+static struct errand *errands; /* with the files thread */
 
 void segment_file_name(char out[48], uint64_t number)
 {
@@ -100,10 +103,10 @@ void segments_fini(struct qmgr *q)
 			close(m->fd);
 		free(m);
 	}
-	while (leaving != NULL) {
-		struct removing *r = leaving;
-		leaving = r->next;
-		free(r);
+	while (errands != NULL) {
+		struct errand *e = errands;
+		errands = e->next;
+		free(e);
 	}
 	if (q->segments.dir_fd >= 0)
 		close(q->segments.dir_fd);
@@ -342,6 +345,50 @@ void segment_release(struct qmgr *q, struct segment *s, uint64_t bytes)
 	check_empty(q, s);
 }
 
+/* Gives the blocks behind the end of the file back, which were preallocated with KEEP_SIZE. Setting
+ * the size to what it is frees those and nothing else; no byte of the file is cut off, also not
+ * behind the last message. */
+static void work_trim(void *arg)
+{
+	struct errand *e = arg;
+	struct stat st;
+	char name[32];
+	base_name(name, e->number);
+	int fd = openat(e->dir_fd, name, O_WRONLY | O_CLOEXEC);
+	e->rc = 0;
+	if (fd < 0 || fstat(fd, &st) != 0 || ftruncate(fd, st.st_size) != 0)
+		e->rc = -errno;
+	if (fd >= 0)
+		close(fd);
+}
+
+static void errand_end(struct errand *e)
+{
+	struct errand **at = &errands;
+	while (*at != e)
+		at = &(*at)->next;
+	*at = e->next;
+	free(e);
+}
+
+static void trimmed(void *arg)
+{
+	struct errand *e = arg;
+	if (e->rc != 0 && e->rc != -ENOENT)
+		log_warn("cannot give back what segment %016" PRIx64 " did not use: %s", e->number,
+		    strerror(-e->rc));
+	errand_end(e);
+}
+
+static void errand_start(struct qmgr *q, uint64_t number, io_work_fn *work, io_done_fn *done)
+{
+	struct errand *e = xmalloc(sizeof(*e));
+	*e = (struct errand){
+	    .next = errands, .q = q, .number = number, .dir_fd = q->segments.dir_fd};
+	errands = e;
+	iothread_do(q->files, work, done, e);
+}
+
 void segment_seal(struct qmgr *q, struct segment *s, uint64_t end)
 {
 	s->state = SEGMENT_SEALED;
@@ -349,6 +396,8 @@ void segment_seal(struct qmgr *q, struct segment *s, uint64_t end)
 	s->row.mark = s->end = end;
 	segment_changed(q, s);
 	check_empty(q, s);
+	if (s->state == SEGMENT_SEALED) /* else it goes as a whole */
+		errand_start(q, s->row.number, work_trim, trimmed);
 }
 
 int segment_open_read(struct qmgr *q, uint64_t number)
@@ -390,28 +439,25 @@ void segments_reader_gone(struct qmgr *q, unsigned bit)
 
 static void work_remove(void *arg)
 {
-	struct removing *r = arg;
+	struct errand *e = arg;
 	char name[32];
-	base_name(name, r->number);
-	r->rc = 0;
-	if (unlinkat(r->dir_fd, name, 0) != 0 && errno != ENOENT)
-		r->rc = -errno;
-	else if (fsync(r->dir_fd) != 0)
-		r->rc = -errno;
+	base_name(name, e->number);
+	e->rc = 0;
+	if (unlinkat(e->dir_fd, name, 0) != 0 && errno != ENOENT)
+		e->rc = -errno;
+	else if (fsync(e->dir_fd) != 0)
+		e->rc = -errno;
 }
 
 static void removed(void *arg)
 {
-	struct removing *r = arg, **at = &leaving;
-	while (*at != r)
-		at = &(*at)->next;
-	*at = r->next;
-	if (r->rc != 0)
-		log_error("cannot delete segment %016" PRIx64 ": %s", r->number, strerror(-r->rc));
-	struct row_key key = row_key_number(r->number);
+	struct errand *e = arg;
+	if (e->rc != 0)
+		log_error("cannot delete segment %016" PRIx64 ": %s", e->number, strerror(-e->rc));
+	struct row_key key = row_key_number(e->number);
 	store_ops_delete(
-	    &r->q->commit.other, STORE_SEGMENT, &key); /* a file that stays is set aside later */
-	free(r);
+	    &e->q->commit.other, STORE_SEGMENT, &key); /* a file that stays is set aside later */
+	errand_end(e);
 }
 
 static void close_readers(struct qmgr *q, const struct segment *s)
@@ -447,11 +493,7 @@ void segments_turn(struct qmgr *q)
 			continue;
 		}
 		close_readers(q, s);
-		struct removing *r = xmalloc(sizeof(*r));
-		*r = (struct removing){
-		    .next = leaving, .q = q, .number = s->row.number, .dir_fd = g->dir_fd};
-		leaving = r;
-		iothread_do(q->files, work_remove, removed, r);
+		errand_start(q, s->row.number, work_remove, removed);
 		map_take(&g->map, s->row.number);
 		free(s);
 	}
