@@ -21,7 +21,8 @@
  * A new qmgr. What was synced before segwriter_attach() is covered by SEGMENT_HELD.synced, and qmgr
  * reads it from the file; what is synced afterwards goes out as ACCEPTED. Both happen in the loop's
  * thread and travel in one channel, so each message is in exactly one of the two. Segments that
- * ended while nobody listened are HELD and DONE then.
+ * ended while nobody listened are HELD and DONE then; those that failed are FAILED, which asks
+ * nothing of a qmgr that knows it already (it may have sealed or deleted them).
  *
  * What a crash of this process leaves, line by line:
  * - before writev: nothing; the client has no answer.
@@ -145,8 +146,8 @@ void seg_fail(struct segwriter *w, struct seg *seg, bool remember)
 {
 	seg->bad = true;
 	if (remember)
-		w->failed[w->failed_count++ % FAILED_KEPT] = (struct failed_segment){seg->number,
-		    seg->synced, seg->next_ordinal, w->qmgr ? loop_now_ms(w->loop) : 0};
+		w->failed[w->failed_count++ % FAILED_KEPT] = (struct failed_segment){
+		    seg->number, seg->synced, w->qmgr ? loop_now_ms(w->loop) : 0};
 	send_done(w, seg->number, seg->synced);
 	seg_retire(w, seg);
 }
@@ -440,8 +441,8 @@ static void report_failed(struct segwriter *w)
 		if (f->told_ms != 0 && w->detached_ms - f->told_ms > TOLD_SETTLED_MS)
 			continue;
 		f->told_ms = loop_now_ms(w->loop);
-		send_held(w, f->number, f->good, f->next_ordinal);
-		send_done(w, f->number, f->good);
+		struct msg_segment_failed m = {.segment = f->number, .good = f->good};
+		chan_send_segment_failed(w->qmgr, &m);
 	}
 }
 
@@ -455,10 +456,10 @@ void segwriter_attach(struct segwriter *w, struct chan *qmgr)
 	w->refuse = REFUSE_NONE;
 	w->none_reason = REFUSE_NONE;
 	w->want_ticket = 0;
-	report_failed(w);
 	for (const struct seg *seg = w->segs; seg; seg = seg->next)
 		if (!seg->bad)
 			send_held(w, seg->number, seg->synced, seg->next_ordinal);
+	report_failed(w);
 	chan_send_writer_state_end(w->qmgr, &end);
 	for (struct seg *seg = w->segs, *next; seg; seg = next) {
 		next = seg->next;

@@ -33,7 +33,6 @@ struct stream_request {
  * take refused messages for accepted ones. */
 struct failed_segment {
 	uint64_t number, good;
-	uint32_t next_ordinal;
 	int64_t told_ms; /* when a qmgr was told; 0: none yet */
 };
 
@@ -42,8 +41,8 @@ enum {
 	STREAMS_MAX = 64, /* streams at once: each costs a segment of qmgr's and a descriptor */
 	TOLD_SETTLED_MS =
 	    1000, /* by then a qmgr has committed what it was told, and a later one knows */
-	WANT_AGAIN_MS = 1000,  /* after SEGMENT_NONE */
-	WANT_STARTING_MS = 20, /* … with REFUSE_BUSY: qmgr has not recovered yet */
+	WANT_AGAIN_MS = 1000,		  /* after SEGMENT_NONE */
+	WANT_STARTING_MS = 20,		  /* … with REFUSE_BUSY: qmgr has not recovered yet */
 	BATCH_MESSAGES = 200,		  /* 5 pieces each: stays below IOV_MAX */
 	BATCH_BYTES = 8 * 1048576,	  /* bounds the time of one write and sync */
 	STREAM_SYNC_BYTES = 16 * 1048576, /* a stream syncs as it goes: its end is quick */

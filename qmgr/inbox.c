@@ -94,16 +94,21 @@ static void held_read(struct qmgr *q, struct segment *s, void *arg)
 	s->state = SEGMENT_OPEN;
 }
 
+/* Open, nobody's yet, and by its row that writer's. */
+static bool may_hold(const struct segment *s, const struct peer *peer)
+{
+	return s != NULL && (s->owner == NULL || s->owner == peer) && s->state == SEGMENT_OPEN &&
+	       (s->row.process == PROC_MASTER /* rebuilt: nobody knows */ ||
+		   (s->row.process == peer->process && s->row.instance == peer->instance &&
+		       s->row.generation == peer->generation));
+}
+
 void on_segment_held(void *ctx, struct chan *from_chan, struct msg_segment_held *m)
 {
 	struct qmgr *q = wake(ctx);
 	struct peer *peer = chan_data(from_chan);
 	struct segment *s = segments_find(q, m->segment);
-	bool its = s != NULL && s->owner == NULL && s->state == SEGMENT_OPEN &&
-		   (s->row.process == PROC_MASTER /* rebuilt: nobody knows */ ||
-		       (s->row.process == peer->process && s->row.instance == peer->instance &&
-			   s->row.generation == peer->generation));
-	if (!its) {
+	if (!may_hold(s, peer)) {
 		log_error("%s %u holds segment %" PRIx64 ", which is not known as its own",
 		    proc_name(peer->process), peer->instance, m->segment);
 		fault(peer, "segment held: not its own");
@@ -129,6 +134,17 @@ static void done_read(struct qmgr *q, struct segment *s, void *arg)
 	segment_seal(q, s, s->row.mark);
 }
 
+/* Nobody will append to it again. */
+static void end_segment(struct qmgr *q, struct segment *s, uint64_t good)
+{
+	if (good > s->row.mark) {
+		reading_start(q, s, good, done_read, NULL);
+	} else {
+		s->owner = NULL;
+		segment_seal(q, s, s->row.mark);
+	}
+}
+
 void on_segment_done(void *ctx, struct chan *from_chan, struct msg_segment_done *m)
 {
 	struct qmgr *q = wake(ctx);
@@ -141,12 +157,20 @@ void on_segment_done(void *ctx, struct chan *from_chan, struct msg_segment_done 
 		fault(peer, "segment done: not its own");
 		return;
 	}
-	if (m->good > s->row.mark) {
-		reading_start(q, s, m->good, done_read, NULL);
-	} else {
-		s->owner = NULL;
-		segment_seal(q, s, s->row.mark);
-	}
+	end_segment(q, s, m->good);
+}
+
+/* What an older qmgr was told as SEGMENT_DONE. It may have sealed the segment, and deleted it; only
+ * when that is not in the index the bytes behind `good`, which were refused, would be read. */
+void on_segment_failed(void *ctx, struct chan *from_chan, struct msg_segment_failed *m)
+{
+	struct qmgr *q = wake(ctx);
+	struct peer *peer = chan_data(from_chan);
+	struct segment *s = segments_find(q, m->segment);
+	if (!may_hold(s, peer))
+		return;
+	s->owner = peer;
+	end_segment(q, s, m->good);
 }
 
 /* --- from the resolver --------------------------------------------------------------------------

@@ -116,6 +116,7 @@ static void on_peer_closed(void *ctx, struct chan *chan, const char *why)
 	q->now_ms = clock_steady_ms();
 	peer->chan = NULL; /* chan.c frees it after this */
 	bool dead = is_dead(chan);
+	loop_again(q->loop); /* this runs behind the turn's hook, and recovery may wait for it */
 	if (!dead || peer->faulty)
 		log_error(
 		    "channel to %s %u closed: %s", proc_name(peer->process), peer->instance, why);
@@ -127,6 +128,8 @@ static void on_peer_closed(void *ctx, struct chan *chan, const char *why)
 	}
 	enum proc_id process = peer->process;
 	uint16_t instance = peer->instance;
+	if (!dead)
+		worker_accuse(q->worker, process, instance, peer->generation, why);
 	peer->faulty = is_writer(peer) && !dead;
 	if (!peer->faulty)
 		read_rest(q, peer); /* may free it */

@@ -15,11 +15,11 @@
 #include <unistd.h>
 
 enum { FAKE_TOLD_MAX = 20000 };
-enum fake_kind { TOLD_WANT, TOLD_HELD, TOLD_DONE, TOLD_END, TOLD_ACCEPTED };
+enum fake_kind { TOLD_WANT, TOLD_HELD, TOLD_DONE, TOLD_FAILED, TOLD_END, TOLD_ACCEPTED };
 struct fake_told {
 	enum fake_kind kind;
-	uint64_t segment, a, b; /* WANT: size, ticket; HELD: synced, next ordinal; DONE: good;
-				   ACCEPTED: offset, end */
+	uint64_t segment, a, b; /* WANT: size, ticket; HELD: synced, next ordinal; DONE, FAILED:
+				   good; ACCEPTED: offset, end */
 	struct record record;
 	char *envelope; /* owned */
 	size_t envelope_bytes;
@@ -99,6 +99,7 @@ static inline int fake_dispatch(
 	struct msg_segment_want want;
 	struct msg_segment_held held;
 	struct msg_segment_done done;
+	struct msg_segment_failed failed;
 	struct msg_accepted accepted;
 	(void)from;
 	(void)fd;
@@ -121,6 +122,10 @@ static inline int fake_dispatch(
 	case MSG_SEGMENT_DONE:
 		assert_int_equal(msg_decode_segment_done(body, &done), 0);
 		fake_tell(q, TOLD_DONE, done.segment)->a = done.good;
+		return 0;
+	case MSG_SEGMENT_FAILED:
+		assert_int_equal(msg_decode_segment_failed(body, &failed), 0);
+		fake_tell(q, TOLD_FAILED, failed.segment)->a = failed.good;
 		return 0;
 	case MSG_WRITER_STATE_END:
 		fake_tell(q, TOLD_END, 0);

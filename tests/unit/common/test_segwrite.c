@@ -312,10 +312,14 @@ static void test_full_device(void **state)
 	fake_forget(&q);
 	fake_attach(&q);
 	TURN_UNTIL(fake_count(&q, TOLD_END) == 1);
-	assert_int_equal(fake_find(&q, TOLD_HELD, 0)->segment, 1);
-	assert_int_equal(fake_find(&q, TOLD_HELD, 0)->a, 0);
-	assert_int_equal(fake_find(&q, TOLD_DONE, 0)->segment, 1);
-	assert_int_equal(fake_find(&q, TOLD_DONE, 0)->a, 0);
+	assert_int_equal(fake_find(&q, TOLD_FAILED, 0)->segment, 1);
+	assert_int_equal(fake_find(&q, TOLD_FAILED, 0)->a, 0);
+	/* … behind what it really holds, and never as held */
+	assert_true(fake_find(&q, TOLD_HELD, 0) < fake_find(&q, TOLD_FAILED, 0));
+	assert_true(fake_find(&q, TOLD_FAILED, 0) < fake_find(&q, TOLD_END, 0));
+	for (size_t i = 0; i < fake_count(&q, TOLD_HELD); i++)
+		assert_true(fake_find(&q, TOLD_HELD, i)->segment > 1);
+	assert_int_equal(fake_count(&q, TOLD_DONE), 0);
 }
 
 /* Each message is either below HELD.synced or comes as ACCEPTED, never both, at whatever moment

@@ -83,18 +83,24 @@ static void on_gone(void *ctx, struct chan *chan, const char *why)
 		r->bouncer = NULL;
 }
 
-static struct chan *add_peer(struct rig *r, enum proc_id process, msg_dispatch_fn *const *dispatch)
+static struct chan *add_generation(
+    struct rig *r, enum proc_id process, uint32_t generation, msg_dispatch_fn *const *dispatch)
 {
 	int fds[2];
 	assert_int_equal(
 	    0, socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds));
-	chan_identify((uint8_t)process, 0, 1);
+	chan_identify((uint8_t)process, 0, generation);
 	struct chan *chan = chan_new(r->loop, fds[1],
 	    &(struct chan_spec){
 		.peer_roles = ROLE_qmgr, .dispatch = dispatch, .on_close = on_gone, .ctx = r});
 	chan_identify(PROC_qmgr, 0, 1);
-	peers_add(r->q, process, 0, 1, fds[0]);
+	peers_add(r->q, process, 0, generation, fds[0]);
 	return chan;
+}
+
+static struct chan *add_peer(struct rig *r, enum proc_id process, msg_dispatch_fn *const *dispatch)
+{
+	return add_generation(r, process, 1, dispatch);
 }
 
 static void open_rig(struct rig *r, const char *dir, bool unclean, bool rebuild)
@@ -756,6 +762,73 @@ static void test_writers_last_words_are_read(void **state)
 	kill_rig(&r);
 }
 
+/* Of a megabyte that was preallocated the sealed segment keeps what it uses; its torn end, too. */
+static void test_sealed_segment_gives_blocks_back(void **state)
+{
+	struct rig r;
+	struct stat st;
+	(void)state;
+	snprintf(work, sizeof(work), "%s/blocks", base);
+	start_rig(&r, work);
+	connect_writer(&r);
+	turn(&r);
+	get_segment(&r);
+	append(&r, "b.test", true);
+	assert_int_equal(7, write(r.fd, "garbage", 7));
+	assert_int_equal(0, fstat(r.fd, &st));
+	if (st.st_blocks * 512 < 1 << 20)
+		skip(); /* this file system cannot preallocate */
+	chan_free(&r.writer);
+	turn_until(&r, (fstat(r.fd, &st), st.st_blocks * 512 <= st.st_size + 65536));
+	assert_int_equal(r.end + 7, st.st_size);
+	kill_rig(&r);
+}
+
+/* The writer of an earlier qmgr, at the next one: its end of the segment moves over. */
+static void inherit_writer(struct rig *next, const struct rig *from)
+{
+	next->fd = from->fd;
+	next->segment = from->segment;
+	next->nonce_high = from->nonce_high;
+	next->nonce_low = from->nonce_low;
+	next->end = from->end;
+	next->ordinal = from->ordinal;
+}
+
+/* What failed behind `good` is never read, and news of what is sealed or gone is none. */
+static void test_failed_segment_told_again(void **state)
+{
+	static msg_dispatch_fn *const dispatch[] = {msg_to_writer, NULL};
+	struct rig r, next;
+	struct core_totals t;
+	(void)state;
+	snprintf(work, sizeof(work), "%s/failed", base);
+	start_rig(&r, work);
+	connect_writer(&r);
+	turn(&r);
+	get_segment(&r);
+	append(&r, "b.test", true);
+	turn_until(&r, r.q->counters.received == 1);
+	struct msg_segment_failed failed = {.segment = r.segment, .good = r.end};
+	append(&r, "b.test", false); /* its sync failed: the client was refused */
+	kill_rig(&r);
+
+	open_rig(&next, work, false, false);
+	next.writer = add_peer(&next, PROC_smtpd, dispatch);
+	chan_send_segment_failed(next.writer, &failed);
+	chan_send_segment_failed(next.writer, &failed);
+	chan_send_segment_failed(
+	    next.writer, &(struct msg_segment_failed){.segment = 999, .good = 64});
+	chan_send_writer_state_end(next.writer, &(struct msg_writer_state_end){0});
+	turn_until(&next, next.q->started);
+	core_totals(next.q->core, &t);
+	assert_int_equal(1, t.messages);
+	assert_int_equal(SEGMENT_SEALED, segments_find(next.q, failed.segment)->state);
+	assert_int_equal(failed.good, segments_find(next.q, failed.segment)->end);
+	get_segment(&next); /* its channel lives */
+	kill_rig(&next);
+}
+
 /* qmgr is killed; the writer lives on and tells the next one. Nothing twice, nothing lost. */
 static void test_living_writer_is_believed_up_to_synced(void **state)
 {
@@ -781,12 +854,7 @@ static void test_living_writer_is_believed_up_to_synced(void **state)
 	    &(struct msg_segment_held){
 		.segment = writer.segment, .synced = synced, .next_ordinal = writer.ordinal});
 	chan_send_writer_state_end(next.writer, &(struct msg_writer_state_end){0});
-	next.fd = writer.fd;
-	next.segment = writer.segment;
-	next.nonce_high = writer.nonce_high;
-	next.nonce_low = writer.nonce_low;
-	next.end = writer.end;
-	next.ordinal = writer.ordinal;
+	inherit_writer(&next, &writer);
 	append(&next, "b.test", true); /* told before the recovery is through */
 	turn_until(&next, next.q->started);
 	struct found f;
@@ -1057,6 +1125,8 @@ int main(void)
 	    cmocka_unit_test(test_torn_move_loses_no_recipient),
 	    cmocka_unit_test(test_report_behind_a_move_keeps_its_message),
 	    cmocka_unit_test(test_writers_last_words_are_read),
+	    cmocka_unit_test(test_sealed_segment_gives_blocks_back),
+	    cmocka_unit_test(test_failed_segment_told_again),
 	    cmocka_unit_test(test_living_writer_is_believed_up_to_synced),
 	    cmocka_unit_test(test_lying_writer_is_cut_off),
 	    cmocka_unit_test(test_full_index_refuses_upstream),
