@@ -17,8 +17,6 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-enum { POISON_DEATHS = 3 };
-
 struct taking {
 	struct qmgr *q;
 	struct segment *segment;

@@ -43,9 +43,7 @@ static void on_worker_file(void *ctx, enum file_kind kind, uint16_t index, int f
 
 static void on_worker_poison(void *ctx, uint64_t id, uint8_t deaths)
 {
-	struct qmgr *q = ctx;
-	if (deaths > 0)
-		map_set(&q->poison, id, (void *)(uintptr_t)deaths);
+	qmgr_poison(ctx, id, deaths);
 }
 
 static void start(void *ctx, bool unclean, bool rebuild)

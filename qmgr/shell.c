@@ -7,8 +7,9 @@
  * up to here is marked; it leaves when that write is done. While a write goes on, the next turn's
  * work gathers.
  */
-#include "common/log.h"
 #include "qmgr/shell.h"
+#include "common/log.h"
+#include <inttypes.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sysexits.h>
@@ -149,6 +150,23 @@ void qmgr_serve(struct qmgr *q)
 	decisions_drain(q, NULL);
 	admission_start(q);
 	worker_ready(q->worker);
+}
+
+void qmgr_poison(struct qmgr *q, uint64_t id, uint8_t deaths)
+{
+	if (deaths == 0)
+		return;
+	map_set(&q->poison, id, (void *)(uintptr_t)deaths);
+	if (!q->started || deaths < POISON_DEATHS)
+		return; /* recovery asks the map itself */
+	job_ref ref = core_find(q->core, id);
+	if (ref != 0)
+		log_warn("%016" PRIx64 ": set aside: it has killed its worker %u times", id, deaths);
+	for (job_ref next; ref != 0; ref = next) {
+		next = core_sibling(q->core, ref);
+		core_hold(q->core, ref, q->now_ms);
+	}
+	loop_again(q->loop);
 }
 
 static void on_tick(void *arg)

@@ -359,5 +359,8 @@ void qmgr_file(struct qmgr *q, enum file_kind kind, uint16_t index, int fd); /* 
 void qmgr_logger_ready(struct qmgr *q);
 void qmgr_turn(void *arg);	 /* the end-of-turn hook */
 void qmgr_serve(struct qmgr *q); /* recovery is through: grants, credits, reports */
+/* The message has killed its worker so many times: from POISON_DEATHS on it is set aside, at once. */
+void qmgr_poison(struct qmgr *q, uint64_t id, uint8_t deaths);
+enum { POISON_DEATHS = 3 };
 void qmgr_stop(struct qmgr *q, uint32_t deadline_ms);
 void qmgr_blame(struct qmgr *q, uint64_t id);

@@ -163,6 +163,27 @@ class Delivery(SuiteTest):
         suite.start()
         self.assertEqual(0, suite.recipients())
 
+    def test_poison_is_set_aside_and_can_be_released(self):
+        """A message that master counted three deaths for is held after the restart; others go on."""
+        knot = self.knot(self.zones())
+        suite = self.suite(FAST_RETRY % "", knot=knot)  # nobody listens at the MX yet
+        self.send(suite, "a@sender.test", ["b@good.test"], message(X_Ledger="poison"))
+        self.send(suite, "a@sender.test", ["b@good.test"], message(X_Ledger="harmless"))
+        rows = wait_for("both queued", lambda: (lambda r: r if len(r) == 2 else None)(
+            suite.ctl("qmgr", "messages")))
+        poison = min(r["id"] for r in rows)
+        suite.stop()
+        with open(os.path.join(suite.directory, "spool", "master", "poison"), "w") as f:
+            f.write("postern-poison 1\n%s 3\n" % poison)
+        suite.start()
+        sink = self.sink(2)
+        suite.ctl("qmgr", "flush", "good.test")
+        wait_for("the other one arrives", lambda: sink.count() == 1)
+        self.assertEqual(["held"], [r["state"] for r in suite.ctl("qmgr", "messages")])
+        suite.ctl("qmgr", "flush", poison)
+        wait_for("the released one arrives", lambda: sink.count() == 2)
+        suite.wait_empty()
+
     def test_resolve_and_status(self):
         knot = self.knot(self.zones())
         suite = self.suite(FAST_RETRY % "", knot=knot)

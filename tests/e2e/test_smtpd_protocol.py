@@ -191,7 +191,8 @@ class Protocol(SuiteTest):
         wait_for("qmgr has it", lambda: self.waits(suite, ident))
         with open("/proc/%d/status" % pid) as f:
             peak = next(int(l.split()[1]) for l in f if l.startswith("VmHWM"))
-        self.assertLess(peak, 30000)  # KiB: 40 MB went through
+        if "ASAN_OPTIONS" not in os.environ:  # its shadow would be counted too
+            self.assertLess(peak, 30000)  # KiB: 40 MB went through
         client.message()
 
     def test_slow_crowd(self):
