@@ -332,7 +332,7 @@ static void out_of_turn(struct dialogue *d, const struct reply *r)
 {
 	enum smtp_stage stage = stage_now(d);
 	struct judgement j;
-	verdict_reply(&j, d->content ? STAGE_DOT : STAGE_MAIL, r, 0);
+	verdict_reply(&j, &(struct reply_context){.stage = d->content ? STAGE_DOT : STAGE_MAIL}, r);
 	if (j.good || (!d->content && r->code != 421)) {
 		char text[REPLY_TEXT_MAX + 1];
 		snprintf(
@@ -371,9 +371,13 @@ static void take_reply(struct dialogue *d, const struct reply *r)
 	}
 	struct expected e = take_expected(d);
 	const struct step *step = step_get(e.step);
-	unsigned accepted = e.step == STEP_RCPT ? d->active->accepted : 0;
+	struct reply_context context = {step->stage, 0, false};
+	if (d->active) {
+		context.accepted = d->active->accepted;
+		context.reused = d->active->reused;
+	}
 	struct judgement j;
-	verdict_reply(&j, step->stage, r, accepted);
+	verdict_reply(&j, &context, r);
 	if (j.ends_session && e.step != STEP_QUIT) {
 		if (e.step == STEP_STARTTLS)
 			j.cause = CONN_TLS;

@@ -4,7 +4,8 @@
  * that "what does this do with my mail?" has one answer in one place.
  *
  * The rules that are easily got wrong:
- *   - 421 always ends the session, whatever it answers (RFC 5321 3.8).
+ *   - 421 always ends the session, whatever it answers (RFC 5321 3.8). To MAIL on a connection that
+ * was used before it is how servers say "enough messages on this one": no attempt.
  *   - 452 to RCPT after others were accepted means "in another transaction" (4.5.3.1.10), no
  * failure; old servers say 552. Only with an enhanced code of x.5.3 or none: 452 4.2.2 is a full
  * mailbox. Each such transaction settles at least one recipient, so repeating at once ends.
@@ -34,32 +35,35 @@ enum { ANY_STAGE = STAGE_COUNT };
 static const struct rule {
 	uint16_t from, to; /* codes */
 	uint8_t stage;
-	bool too_many; /* enhanced code is x.5.3 or absent, and some were accepted */
+	enum { ALWAYS, REUSED, TOO_MANY } when;
 	bool ends_session;
 	uint8_t verdict;
 } rules[] = {
     /* the first that matches counts */
-    {421, 421, ANY_STAGE, false, true, VERDICT_DEFERRED},
-    {452, 452, STAGE_RCPT, true, false, VERDICT_RETRY_NOW},
-    {552, 552, STAGE_RCPT, true, false, VERDICT_RETRY_NOW},
-    {400, 499, ANY_STAGE, false, false, VERDICT_DEFERRED},
-    {500, 599, ANY_STAGE, false, false, VERDICT_FAILED},
+    {421, 421, STAGE_MAIL, REUSED, true, VERDICT_RETRY_NOW},
+    {421, 421, ANY_STAGE, ALWAYS, true, VERDICT_DEFERRED},
+    {452, 452, STAGE_RCPT, TOO_MANY, false, VERDICT_RETRY_NOW},
+    {552, 552, STAGE_RCPT, TOO_MANY, false, VERDICT_RETRY_NOW},
+    {400, 499, ANY_STAGE, ALWAYS, false, VERDICT_DEFERRED},
+    {500, 599, ANY_STAGE, ALWAYS, false, VERDICT_FAILED},
 };
 
+/* The enhanced code is x.5.3 or absent, and some were accepted. */
 static bool says_too_many(const struct reply *r, unsigned accepted)
 {
 	return accepted > 0 && (!r->has_status || strcmp(r->status + 1, ".5.3") == 0);
 }
 
-static const struct rule *find_rule(enum smtp_stage stage, const struct reply *r, unsigned accepted)
+static const struct rule *find_rule(const struct reply_context *c, const struct reply *r)
 {
 	for (size_t i = 0; i < COUNT_OF(rules); i++) {
 		const struct rule *rule = &rules[i];
 		if (r->code < rule->from || r->code > rule->to)
 			continue;
-		if (rule->stage != ANY_STAGE && rule->stage != stage)
+		if (rule->stage != ANY_STAGE && rule->stage != c->stage)
 			continue;
-		if (!rule->too_many || says_too_many(r, accepted))
+		if (rule->when == ALWAYS || (rule->when == REUSED && c->reused) ||
+		    (rule->when == TOO_MANY && says_too_many(r, c->accepted)))
 			return rule;
 	}
 	return NULL;
@@ -83,12 +87,11 @@ static void set_unexpected(struct judgement *j, enum smtp_stage stage, const str
 	j->cause = CONN_PROTOCOL;
 }
 
-void verdict_reply(
-    struct judgement *j, enum smtp_stage stage, const struct reply *r, unsigned accepted)
+void verdict_reply(struct judgement *j, const struct reply_context *c, const struct reply *r)
 {
-	const struct rule *rule = find_rule(stage, r, accepted);
-	if (!rule && r->code / 100 != wanted_class[stage]) {
-		set_unexpected(j, stage, r);
+	const struct rule *rule = find_rule(c, r);
+	if (!rule && r->code / 100 != wanted_class[c->stage]) {
+		set_unexpected(j, c->stage, r);
 		return;
 	}
 	*j = (struct judgement){.code = r->code, .by_peer = true, .cause = CONN_REPLY};

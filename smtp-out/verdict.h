@@ -17,9 +17,12 @@ struct judgement {
 	char status[16];
 	char text[REPLY_TEXT_MAX + 1];
 };
-/* accepted: recipients of this transaction that the peer has accepted so far (for RCPT). */
-void verdict_reply(
-    struct judgement *j, enum smtp_stage stage, const struct reply *r, unsigned accepted);
+struct reply_context {
+	enum smtp_stage stage;
+	unsigned accepted; /* recipients of this transaction, so far (for RCPT) */
+	bool reused;	   /* an earlier transaction went over this connection (for MAIL) */
+};
+void verdict_reply(struct judgement *j, const struct reply_context *c, const struct reply *r);
 
 struct failure_context { /* of a transaction whose MAIL was written */
 	enum conn_cause cause;

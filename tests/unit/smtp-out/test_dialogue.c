@@ -215,7 +215,7 @@ static const struct replay replays[] = {
     {.name = "MAIL 421 on a used connection",
 	.rules = {{"MAIL", "250 ok\r\n"}, {"MAIL", "421 4.7.0 n\r\n"}},
 	.jobs = 2,
-	.want = OK "\ndeferred mail 421 4.7.0",
+	.want = OK "\nretry mail 421 4.7.0",
 	.closed = "reply mail 421"},
     /* ---- RCPT ---- */
     {.name = "RCPT 550 of two",

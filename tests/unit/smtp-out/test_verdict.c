@@ -73,7 +73,9 @@ static void test_replies(void **state)
 		reply_parser_init(&p);
 		assert_int_equal(reply_parse(&p, &in, NULL, NULL), 1);
 		struct judgement j;
-		verdict_reply(&j, replies[i].stage, &p.reply, replies[i].accepted);
+		verdict_reply(&j,
+		    &(struct reply_context){replies[i].stage, replies[i].accepted, false},
+		    &p.reply);
 		bool good = replies[i].verdict == GOOD;
 		if (j.good != good || (!good && j.verdict != replies[i].verdict) ||
 		    j.ends_session != replies[i].ends || strcmp(j.status, replies[i].status) != 0 ||
@@ -85,6 +87,40 @@ static void test_replies(void **state)
 		assert_int_equal(j.by_peer, !ours);
 		assert_int_equal(j.code, ours ? 0 : p.reply.code);
 		assert_non_null(strstr(j.text, replies[i].reply)); /* what it said is never lost */
+	}
+}
+
+/* Servers enforce their messages per connection by 421 to MAIL: that is no attempt, once others
+ * went over it. */
+static void test_421_to_mail_on_a_reused_connection(void **state)
+{
+	static const struct {
+		const char *reply;
+		enum smtp_stage stage;
+		bool reused;
+		enum verdict verdict;
+	} cases[] = {
+	    {"421 4.7.0 enough", STAGE_MAIL, true, VERDICT_RETRY_NOW},
+	    {"421 4.7.0 enough", STAGE_MAIL, false, VERDICT_DEFERRED},
+	    {"421 4.7.0 enough", STAGE_RCPT, true, VERDICT_DEFERRED},
+	    {"421 4.7.0 enough", STAGE_DOT, true, VERDICT_DEFERRED},
+	    {"450 4.7.0 enough", STAGE_MAIL, true, VERDICT_DEFERRED},
+	    {"550 5.7.0 enough", STAGE_MAIL, true, VERDICT_FAILED},
+	};
+	(void)state;
+	for (size_t i = 0; i < COUNT_OF(cases); i++) {
+		char line[200];
+		snprintf(line, sizeof(line), "%s\r\n", cases[i].reply);
+		struct reply_parser p;
+		struct str in = str_of(line);
+		reply_parser_init(&p);
+		assert_int_equal(reply_parse(&p, &in, NULL, NULL), 1);
+		struct judgement j;
+		verdict_reply(
+		    &j, &(struct reply_context){cases[i].stage, 0, cases[i].reused}, &p.reply);
+		assert_int_equal(cases[i].verdict, j.verdict);
+		assert_int_equal(p.reply.code == 421, j.ends_session);
+		assert_true(j.by_peer);
 	}
 }
 
@@ -203,6 +239,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_replies),
+	    cmocka_unit_test(test_421_to_mail_on_a_reused_connection),
 	    cmocka_unit_test(test_failures),
 	    cmocka_unit_test(test_offers),
 	    cmocka_unit_test(test_keywords),
