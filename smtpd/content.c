@@ -277,7 +277,7 @@ static void on_stream(void *arg, struct segstream *stream, enum refuse why)
 
 static void want_stream(struct session *s)
 {
-	uint64_t size = s->txn->size > 0 ? s->txn->size : s->settings->max_message;
+	uint64_t size = s->txn->size > 0 ? s->txn->size : STREAM_SIZE_UNKNOWN;
 
 	s->mode = MODE_STREAM;
 	session_wait(s, STREAM_OPEN_MS);

@@ -29,12 +29,13 @@ enum mode { /* what the next byte of input is, or why none is looked at */
 enum {
 	OUTPUT_MAX =
 	    65536, /* answers a client has not read: then we read no more of its commands */
-	STREAM_FROM = 262144,	      /* content beyond this is streamed to a segment of its own */
-	STREAM_PIECE = 131072,	      /* in pieces of about this */
-	STREAM_WAITING_MAX = 1048576, /* not yet on file: then we stop reading from the client */
-	PARK_MS = 10000,	      /* how long a finished message waits for credit before 452 */
-	STREAM_OPEN_MS = 30000,	      /* how long a large one waits for its segment */
-	LINGER_MS = 10000,	      /* how long the last answer may take to leave */
+	STREAM_FROM = 262144,	       /* content beyond this is streamed to a segment of its own */
+	STREAM_PIECE = 131072,	       /* in pieces of about this */
+	STREAM_WAITING_MAX = 1048576,  /* not yet on file: then we stop reading from the client */
+	STREAM_SIZE_UNKNOWN = 1048576, /* preallocated without SIZE=; it may grow to any length */
+	PARK_MS = 10000,	       /* how long a finished message waits for credit before 452 */
+	STREAM_OPEN_MS = 30000,	       /* how long a large one waits for its segment */
+	LINGER_MS = 10000,	       /* how long the last answer may take to leave */
 	JUNK_MAX = 1000, /* commands since the last message; stops NOOP and RSET for ever */
 };
 struct session {

@@ -232,9 +232,14 @@ static void refuse_command(struct session *s, const struct command *c, enum answ
 		session_end(s);
 }
 
-static bool is_junk(enum verb v)
+/* A chunk with octets brings its message nearer to its end (and has the data rate's deadline); one
+ * without, or in the wrong place, does nothing. */
+static bool is_junk(const struct session *s, const struct command *c)
 {
-	return v != VERB_MAIL && v != VERB_RCPT && v != VERB_DATA && v != VERB_QUIT;
+	if (c->verb == VERB_BDAT)
+		return (session_phase(s) & (PHASE_RCPTS | PHASE_CHUNKS)) == 0 || c->chunk == 0;
+	return c->verb != VERB_MAIL && c->verb != VERB_RCPT && c->verb != VERB_DATA &&
+	       c->verb != VERB_QUIT;
 }
 
 void verb_run(struct session *s, struct str line)
@@ -244,7 +249,7 @@ void verb_run(struct session *s, struct str line)
 
 	s->last_verb = c.verb;
 	s->count[c.verb][1]++;
-	if (is_junk(c.verb) && ++s->junk > JUNK_MAX) {
+	if (is_junk(s, &c) && ++s->junk > JUNK_MAX) {
 		session_answer(s, ANSWER_TOO_MUCH_JUNK);
 		return;
 	}

@@ -400,6 +400,8 @@ static void test_client_resets_while_it_waits_for_a_segment(void **state)
 	h.q.silent = true;
 	client_send_bytes(&c, piece, sizeof(piece));
 	UNTIL(&h, fake_count(&h.q, TOLD_WANT) == 1);
+	/* without SIZE= not the largest that a message may be is preallocated */
+	assert_int_equal(fake_find(&h.q, TOLD_WANT, 0)->a, STREAM_SIZE_UNKNOWN);
 	client_close(&c);
 	UNTIL(&h, h.server->session_count == 0);
 	fake_give(&h.q, (uint32_t)fake_find(&h.q, TOLD_WANT, 0)->b);
@@ -636,6 +638,38 @@ static void test_junk(void **state)
 	client_close(&c);
 }
 
+/* Chunks of a long message are no junk; empty ones are. */
+static void test_many_chunks_are_no_junk(void **state)
+{
+	enum { CHUNK = 16000, CHUNKS = JUNK_MAX + 250 };
+	static char text[CHUNK + 20];
+	struct client c;
+	struct queued m;
+	(void)state;
+	h.settings->max_message = 64 << 20;
+	client_hello(&c, &h);
+	begin_mail(&c);
+	int n = sprintf(text, "BDAT %d\r\n", CHUNK);
+	for (int i = 0; i < CHUNK; i++)
+		text[n + i] = i % 50 == 48 ? '\r' : i % 50 == 49 ? '\n' : 'y';
+	for (int i = 0; i < CHUNKS; i++) {
+		client_send_bytes(&c, text, (size_t)n + CHUNK);
+		client_expect(&c, "250 2.0.0 Ok, more");
+	}
+	client_send(&c, "BDAT 0 LAST\r\n");
+	client_expect(&c, "250 2.0.0 Ok: queued");
+	queued_get(&h, 0, &m);
+	assert_int_equal(m.content.n, CHUNK * CHUNKS + 2); /* the empty line: it has no header */
+	queued_fini(&m);
+	begin_mail(&c);
+	for (int i = 0; i <= JUNK_MAX && !c.closed; i++)
+		client_send(&c, "BDAT 0\r\n");
+	for (int i = 0; i < JUNK_MAX; i++)
+		client_expect(&c, "250 2.0.0 Ok, more");
+	client_expect(&c, "421 4.7.0");
+	client_close(&c);
+}
+
 static void test_lines(void **state)
 {
 	static char line[200000];
@@ -858,6 +892,7 @@ int main(void)
 	    T(test_client_that_does_not_read),
 	    T(test_long_pipeline),
 	    T(test_junk),
+	    T(test_many_chunks_are_no_junk),
 	    T(test_lines),
 	    T(test_aliens),
 	    T(test_stop),
