@@ -40,14 +40,7 @@ void chan_set_data(struct chan *chan, void *data);
  * happens. */
 #define MSG(ID, name, from, to)                                                                    \
 	void chan_send_##name(struct chan *chan, const struct msg_##name *m);
-#define F_U8(f)
-#define F_U16(f)
-#define F_U32(f)
-#define F_U64(f)
-#define F_STR(f, max)
-#define F_BYTES(f, max)
-#define F_FD(f)
-#define END(name)
+#include "common/msg_ignore_fields.h"
 #include "common/msg.def"
 #include "common/msg_undef.h"
 

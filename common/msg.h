@@ -14,14 +14,7 @@ enum { MSG_FRAME_MAX = 3 * 1048576 }; /* stops a compromised peer from making us
 enum msg_type {
 	MSG_NONE = 0,
 #define MSG(ID, name, from, to) MSG_##ID,
-#define F_U8(f)
-#define F_U16(f)
-#define F_U32(f)
-#define F_U64(f)
-#define F_STR(f, max)
-#define F_BYTES(f, max)
-#define F_FD(f)
-#define END(name)
+#include "common/msg_ignore_fields.h"
 #include "common/msg.def"
 #include "common/msg_undef.h"
 	MSG_TYPE_COUNT
@@ -50,27 +43,13 @@ enum msg_type {
 #define MSG(ID, name, from, to)                                                                    \
 	void msg_encode_##name(struct buf *b, const struct msg_##name *m);                         \
 	int msg_decode_##name(struct str body, struct msg_##name *m) MUST_USE;
-#define F_U8(f)
-#define F_U16(f)
-#define F_U32(f)
-#define F_U64(f)
-#define F_STR(f, max)
-#define F_BYTES(f, max)
-#define F_FD(f)
-#define END(name)
+#include "common/msg_ignore_fields.h"
 #include "common/msg.def"
 #include "common/msg_undef.h"
 
 /* msg_fd_NAME: where the row keeps its descriptor; NULL for rows without one. */
 #define MSG(ID, name, from, to) int *msg_fd_##name(struct msg_##name *m);
-#define F_U8(f)
-#define F_U16(f)
-#define F_U32(f)
-#define F_U64(f)
-#define F_STR(f, max)
-#define F_BYTES(f, max)
-#define F_FD(f)
-#define END(name)
+#include "common/msg_ignore_fields.h"
 #include "common/msg.def"
 #include "common/msg_undef.h"
 
@@ -109,13 +88,6 @@ msg_dispatch_fn msg_to_worker, msg_to_master, msg_to_qmgr, msg_to_writer, msg_to
     msg_to_smtp_out, msg_to_resolver, msg_to_bouncer;
 #define MSG(ID, name, from, to)                                                                    \
 	void on_##name(void *ctx, struct chan *from_chan, struct msg_##name *m);
-#define F_U8(f)
-#define F_U16(f)
-#define F_U32(f)
-#define F_U64(f)
-#define F_STR(f, max)
-#define F_BYTES(f, max)
-#define F_FD(f)
-#define END(name)
+#include "common/msg_ignore_fields.h"
 #include "common/msg.def"
 #include "common/msg_undef.h"
