@@ -269,7 +269,7 @@ static void on_failure(struct core *core, struct domain *d, enum route_class cla
 	}
 	for (struct link *l = d->own ? d->own->queues.next : NULL; l && l != &d->own->queues;
 	     l = l->next)
-		queue_error(core, OWNER(l, struct queue, in_dest), str_of(d->text));
+		queue_error(core, OWNER(l, struct queue, in_dest), str_of(d->text), ERROR_ROUTE);
 }
 
 /* A permanent failure: its mail is returned, wherever it stands, in slices. */

@@ -110,6 +110,7 @@ void grant_works(struct core *core, struct conn *c)
 		target_remove(q, t);
 	q->failures = q->tries = 0;
 	q->hold_ms = 0;
+	q->error_of = ERROR_OTHER; /* what it was is over */
 	if (q->ceiling < q->v.max_smtp_out)
 		set_ceiling(q, q->ceiling + 1);
 	queue_dirty(core, q);
@@ -122,7 +123,7 @@ void grant_failed(struct core *core, struct conn *c, const struct core_failure *
 	if (f->cause == CONN_DONE || c->adopted)
 		return;
 	if (f->text.n)
-		queue_error(core, q, f->text);
+		queue_error(core, q, f->text, f->was_ready ? ERROR_OTHER : ERROR_CONNECTION);
 	/* It has served, or was closed by the peer while it had nothing to do: no failure. */
 	if (c->answered || (f->was_ready && c->sent == 0))
 		return;
@@ -356,7 +357,8 @@ static void nowhere(struct core *core, struct queue *q, job_ref ref, int mask, b
 	if (busy)
 		return; /* the probe's end wakes us */
 	if (until == NEVER && q->tries == 0)
-		queue_error(core, q, STR("no address of the family of the virtual MTA's sources"));
+		queue_error(core, q, STR("no address of the family of the virtual MTA's sources"),
+		    ERROR_OTHER);
 	if (q->dest->mixed)
 		job_aside(core, q, ref, until);
 	else if (q->limit.used > q->closing && until != NEVER)

@@ -267,6 +267,11 @@ struct target { /* an address that failed */
 	uint32_t failures; /* consecutive */
 	int64_t until_ms;  /* not before; 0: a new round */
 };
+enum error_of {
+	ERROR_OTHER, /* may quote one sender's recipient, or is ours: the operator's only */
+	ERROR_CONNECTION,
+	ERROR_ROUTE,
+};
 struct queue {
 	struct node node;
 	uint32_t slot;
@@ -290,7 +295,8 @@ struct queue {
 	int64_t hold_ms;	/* 0: not held */
 	struct target *targets; /* owned */
 	uint32_t target_count;
-	char *error; /* owned */
+	char *error;		/* owned: the last, for the operator */
+	enum error_of error_of; /* what it says something of: who else may be told */
 	int64_t error_ms;
 	/* sweep of ready jobs for age and for moves */
 	int64_t event_ms, swept_ms;
@@ -439,7 +445,7 @@ struct queue *queue_get(struct core *core, struct dest *dest, struct vmta *vmta)
 void queue_dirty(struct core *core, struct queue *q); /* look at it in core_next() */
 void queue_rerouted(struct core *core, struct queue *q);
 void queue_values(struct core *core, struct queue *q);
-void queue_error(struct core *core, struct queue *q, struct str text);
+void queue_error(struct core *core, struct queue *q, struct str text, enum error_of of);
 void queue_hold(struct core *core, struct queue *q, int64_t until_ms);
 void queue_wake_at(struct core *core, struct queue *q, int64_t at_ms);
 void queue_unhold(struct core *core, struct queue *q); /* forgets the clock */

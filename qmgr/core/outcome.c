@@ -51,10 +51,29 @@ enum age outcome_age(const struct core *core, const struct job *j)
 	return core->now >= notice_ms(q, j) ? AGE_NOTICE : AGE_FINE;
 }
 
+/* What a sender is told of mail that no reply of its own explains. The queue's last error serves
+ * only where it speaks of the destination as a whole: any other may name another one's recipient.
+ */
+static struct reason {
+	struct str status, text;
+} reason_of(const struct queue *q)
+{
+	switch (q->error_of) {
+	case ERROR_CONNECTION:
+		return (struct reason){STR("4.4.1"), str_of(q->error)};
+	case ERROR_ROUTE:
+		return (struct reason){STR("4.4.3"), str_of(q->error)};
+	case ERROR_OTHER:
+		break;
+	}
+	return (struct reason){STR("4.0.0"), STR("it could not be delivered so far")};
+}
+
 static void tell_delay(struct core *core, job_ref ref)
 {
 	struct job *j = core_at(core, ref);
 	struct queue *q = queue_of(core, j);
+	struct reason why = reason_of(q);
 	int64_t k = 1;
 
 	if (q->v.notify_ms > 0)
@@ -62,15 +81,14 @@ static void tell_delay(struct core *core, job_ref ref)
 	j->notices = k > UINT8_MAX ? UINT8_MAX : (uint8_t)k;
 	j->flags |= JOB_DELAY_TOLD;
 	core_push(core, &(struct pending){.kind = DECIDE_DELAYED, .job = ref, .result = -1},
-	    STR("4.4.1"), str_of(q->error));
+	    why.status, why.text);
 }
 
 static void expire(struct core *core, job_ref ref)
 {
-	const char *why = queue_of(core, core_at(core, ref))->error;
+	struct reason why = reason_of(queue_of(core, core_at(core, ref)));
 	char text[CORE_TEXT_MAX + 40];
-	int n = snprintf(text, sizeof(text), "delivery time expired: %s",
-	    why ? why : "no connection was possible in time");
+	int n = snprintf(text, sizeof(text), "delivery time expired: %.*s", STR_ARG(why.text));
 
 	if (core_at(core, ref)->state == JOB_READY)
 		lane_take(core, ref);
@@ -226,7 +244,7 @@ static void deferred(struct core *core, job_ref ref, int result, struct str stat
 	if (j->attempts < UINT16_MAX)
 		j->attempts = (j->attempts + 1) & UINT16_MAX;
 	if (text.n)
-		queue_error(core, q, text);
+		queue_error(core, q, text, ERROR_OTHER);
 	if (j->doomed) {
 		outcome_end(core, ref, OUTCOME_DELETED, result, status, text, false);
 		return;

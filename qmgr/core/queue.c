@@ -20,7 +20,8 @@ void queue_values(struct core *core, struct queue *q)
 	q->limit.max = q->ceiling < q->v.max_smtp_out ? q->ceiling : q->v.max_smtp_out;
 	if (!vmta_acting(core, q->vmta)->conf || q->vmta->conf)
 		return;
-	queue_error(core, q, STR("virtual MTA is not configured: the default one's sources serve"));
+	queue_error(core, q, STR("virtual MTA is not configured: the default one's sources serve"),
+	    ERROR_OTHER);
 }
 
 static uint32_t queue_number(struct core *core, struct queue *q)
@@ -95,8 +96,9 @@ void queue_dirty(struct core *core, struct queue *q)
 		link_append(&core->dirty, &q->in_dirty);
 }
 
-void queue_error(struct core *core, struct queue *q, struct str text)
+void queue_error(struct core *core, struct queue *q, struct str text, enum error_of of)
 {
+	q->error_of = of;
 	if (text.n > CORE_TEXT_MAX)
 		text.n = CORE_TEXT_MAX;
 	if (!q->error || !str_eq(str_of(q->error), text)) {

@@ -122,7 +122,8 @@ static void expires_after_deferral(void **state)
 	assert_in_range(s->job[j].ended_ms - s->job[j].arrived_ms, DAY, DAY + 2 * SECOND);
 	assert_int_equal(seen[seen_count - 1].report, 1);
 	assert_string_equal(s->job[j].status, "4.4.7");
-	assert_string_equal(seen_text[seen_count - 1], "delivery time expired: 450 4.2.1 later");
+	assert_string_equal(
+	    seen_text[seen_count - 1], "delivery time expired: it could not be delivered so far");
 	sim_free(s);
 }
 
@@ -156,6 +157,69 @@ static void expires_while_held(void **state)
 	}
 	assert_in_range(d->asked, 20, 40); /* retry-after-dns-error: 1m,5m,15m, then 1h */
 	sim_free(s);
+}
+
+/* The reply that one customer's recipient got, and its status, are nobody else's: not those of mail
+ * that expires or is late behind it. Nor is a failure that is over. */
+static char said[4][200], said_status[4][12];
+static size_t said_count;
+static void watch_reports(struct sim *s, const struct core_decision *d)
+{
+	(void)s;
+	if (d->kind != DECIDE_DELAYED && (d->kind != DECIDE_DONE || !d->report))
+		return;
+	assert_true(said_count < COUNT_OF(said));
+	str_copy(said_status[said_count], sizeof(said_status[0]), d->status);
+	str_copy(said[said_count++], sizeof(said[0]), d->text);
+}
+static void no_reports_of_anothers_reply(void **state)
+{
+	const struct core_failure refused = {.cause = CONN_REFUSED, .text = STR("refused")};
+	const struct core_failure dropped = {
+	    .cause = CONN_REPLY, .was_ready = true, .text = STR("421 <secret@example.net>")};
+	const struct {
+		const struct core_failure *failure;
+		bool routed;
+		const char *status, *text;
+	} cases[] = {
+	    {&refused, true, "4.4.1", "refused"},
+	    {&dropped, true, "4.0.0", "it could not be delivered so far"},
+	    {NULL, true, "4.0.0", "it could not be delivered so far"},
+	    {NULL, false, "4.4.3", "the resolver says no"},
+	};
+	(void)state;
+	for (size_t i = 0; i < COUNT_OF(cases); i++) {
+		struct sim *s = one("domains = ( { name = \"*\"; bounce-after = \"4h\"; "
+				    "notify-of-delay-every = \"3h\"; } );",
+		    HOST_HANGS);
+		char expired[200];
+		struct queue *q;
+
+		if (!cases[i].routed)
+			s->domain[0].class = ROUTE_TEMPORARY;
+		sim_mail(s, 0);
+		sim_run(s, s->now + 2 * SECOND);
+		q = s->core->queue_at[s->core->lane_at[core_at(s->core, s->job[0].ref)->lane]
+					  ->share->queue->slot];
+		s->quiet = true;
+		s->event_count = 0; /* nothing else happens to it */
+		if (cases[i].failure)
+			grant_failed(
+			    s->core, OWNER(q->conns.next, struct conn, in_queue), cases[i].failure);
+		else if (cases[i].routed)
+			queue_error(s->core, q, STR("450 <secret@example.net> later"), ERROR_OTHER);
+		said_count = 0;
+		s->on_decision = watch_reports;
+		sim_run(s, s->now + 3 * HOUR + MINUTE);
+		sim_run(s, s->now + HOUR + MINUTE);
+		assert_int_equal(said_count, 2);
+		assert_string_equal(said_status[0], cases[i].status);
+		assert_string_equal(said[0], cases[i].text);
+		assert_string_equal(said_status[1], "4.4.7");
+		snprintf(expired, sizeof(expired), "delivery time expired: %s", cases[i].text);
+		assert_string_equal(said[1], expired);
+		sim_free(s);
+	}
 }
 
 struct notice_case {
@@ -377,6 +441,7 @@ int main(void)
 	    cmocka_unit_test(spread_keeps_together),
 	    cmocka_unit_test(expires_after_deferral),
 	    cmocka_unit_test(expires_while_held),
+	    cmocka_unit_test(no_reports_of_anothers_reply),
 	    cmocka_unit_test(delay_notices),
 	    cmocka_unit_test(too_many_recipients),
 	    cmocka_unit_test(retry_now_is_bounded),
