@@ -342,7 +342,7 @@ static void add_row(
 	redo_apply(redo, &add);
 	if (recover_is_uncertain(q, add.due_ms))
 		add.flags |= JOB_UNCERTAIN;
-	if ((uintptr_t)map_find(&q->poison, row->id) >= 3)
+	if ((uintptr_t)map_find(&q->poison, row->id) >= POISON_DEATHS)
 		add.flags |= JOB_HELD;
 	bool differs = follow_sibling(q, s, &add) || redo != NULL ||
 		       ((add.flags ^ row->flags) & ROW_FLAGS) != 0;
@@ -656,6 +656,25 @@ static void rest_read(struct qmgr *q, struct segment *s, void *arg)
 	segment_seal(q, s, s->row.mark);
 }
 
+/* A writer that lives and has not told what it holds: its channel was closed for a fault. It may
+ * append still. What stands there now is read now, while the journal's word on it is known; the
+ * rest when it has died, and peers.c knows when. */
+static struct peer *still_writing(struct qmgr *q, const struct segment *s)
+{
+	for (struct peer *p = q->peers; p != NULL; p = p->next)
+		if (p->process == s->row.process && p->instance == s->row.instance &&
+		    p->generation == s->row.generation && (p->chan == NULL || !p->told_all))
+			return p;
+	return NULL;
+}
+
+static void read_so_far(struct qmgr *q, struct segment *s, void *arg)
+{
+	(void)q;
+	(void)arg;
+	s->state = SEGMENT_OPEN;
+}
+
 /* What no living writer holds is read to its end. Compaction's own are never replayed. */
 static void read_orphans(struct qmgr *q)
 {
@@ -665,10 +684,12 @@ static void read_orphans(struct qmgr *q)
 		if (s->state == SEGMENT_OPEN && s->owner == NULL)
 			list[n++] = s;
 	for (size_t i = 0; i < n; i++) {
-		if (list[i]->row.kind != SEGMENT_COMPACT)
-			reading_start(q, list[i], UINT64_MAX, rest_read, NULL);
-		else
+		list[i]->owner = still_writing(q, list[i]);
+		if (list[i]->row.kind == SEGMENT_COMPACT)
 			segment_seal(q, list[i], list[i]->row.mark);
+		else
+			reading_start(q, list[i], UINT64_MAX,
+			    list[i]->owner != NULL ? read_so_far : rest_read, NULL);
 	}
 	free(list);
 }

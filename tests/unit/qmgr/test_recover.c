@@ -829,6 +829,41 @@ static void test_failed_segment_told_again(void **state)
 	kill_rig(&next);
 }
 
+/* Its channel is closed for a fault, but it lives and appends: what it wrote up to its death is
+ * read then, when its successor is announced, and the segment is not sealed under it before. */
+static void test_faulty_writer_is_read_when_it_has_died(void **state)
+{
+	static msg_dispatch_fn *const dispatch[] = {msg_to_writer, NULL};
+	struct rig r, next;
+	struct core_totals t;
+	(void)state;
+	snprintf(work, sizeof(work), "%s/faulty", base);
+	start_rig(&r, work);
+	connect_writer(&r);
+	turn(&r);
+	get_segment(&r);
+	append(&r, "b.test", true);
+	turn_until(&r, r.q->counters.received == 1);
+	struct rig writer = r;
+	writer.fd = dup(r.fd);
+	kill_rig(&r);
+
+	open_rig(&next, work, false, false);
+	next.writer = add_peer(&next, PROC_smtpd, dispatch);
+	inherit_writer(&next, &writer);
+	chan_send_segment_held(next.writer, &(struct msg_segment_held){.segment = 999});
+	turn_until(&next, next.q->started);
+	assert_null(next.writer);
+	append(&next, "b.test", false); /* answered 250 */
+	core_totals(next.q->core, &t);
+	assert_int_equal(1, t.messages);
+	assert_int_equal(SEGMENT_OPEN, segments_find(next.q, writer.segment)->state);
+	next.writer = add_generation(&next, PROC_smtpd, 2, dispatch);
+	turn_until(&next, (core_totals(next.q->core, &t), t.messages == 2));
+	assert_int_equal(SEGMENT_SEALED, segments_find(next.q, writer.segment)->state);
+	kill_rig(&next);
+}
+
 /* qmgr is killed; the writer lives on and tells the next one. Nothing twice, nothing lost. */
 static void test_living_writer_is_believed_up_to_synced(void **state)
 {
@@ -1127,6 +1162,7 @@ int main(void)
 	    cmocka_unit_test(test_writers_last_words_are_read),
 	    cmocka_unit_test(test_sealed_segment_gives_blocks_back),
 	    cmocka_unit_test(test_failed_segment_told_again),
+	    cmocka_unit_test(test_faulty_writer_is_read_when_it_has_died),
 	    cmocka_unit_test(test_living_writer_is_believed_up_to_synced),
 	    cmocka_unit_test(test_lying_writer_is_cut_off),
 	    cmocka_unit_test(test_full_index_refuses_upstream),
