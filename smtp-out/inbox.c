@@ -24,6 +24,7 @@ void out_init(struct out *o, struct loop *loop, struct worker *worker)
 	o->loop = loop;
 	o->worker = worker;
 	o->segments = segread_new();
+	o->slot_ms = OUT_SLOT_MS;
 	reports_init(&o->reports);
 	o->scratch = xmalloc((size_t)2 * READ_SIZE);
 	buf_init(&o->cipher, CIPHER_MAX);

@@ -11,6 +11,7 @@
 enum {
 	SESSION_BUCKETS = 8192, /* power of two */
 	READ_SIZE = 16 * 1024,	/* of one recv(); also what a TLS record holds */
+	OUT_SLOT_MS = 1000,	/* after our close: then the peer's slot counts as free */
 };
 struct session;
 struct out_counters { /* since start */
@@ -30,6 +31,7 @@ struct out {
 	struct buf cipher;	/* of the read that is being handled */
 	struct buf results;	/* of the RESULT that is being built */
 	struct out_counters counters;
+	int64_t slot_ms; /* OUT_SLOT_MS; tests with many connections wait for less */
 	bool stopping, stopped;
 	struct loop_timer stop_timer;
 };

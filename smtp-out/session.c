@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: ISC */
 /*
  * One connection's life: GRANT → connect → dialogue → end → CONN_CLOSED, exactly one for each
- * grant, and only when the peer's slot is free: the peer has closed, we have reset, or a second has
- * passed since we closed. This file alone knows deadlines and how connections end; wire.c moves the
- * bytes, dialogue.c says what they mean.
+ * grant, and only when the peer's slot is free: the peer has closed, or a second has passed since
+ * we closed or reset, for a peer that is busy sees neither at once. This file alone knows deadlines
+ * and how connections end; wire.c moves the bytes, dialogue.c says what they mean.
  *
  * Every entry (event, timer, message from qmgr) does its thing and then calls run(), which writes,
  * starts TLS, ends or arms the deadline; run() is the last thing an entry does, because it may free
@@ -29,7 +29,6 @@
 
 enum {
 	PARTING_MS = 1000,		 /* after QUIT's answer, or without one: then we close */
-	SLOT_MS = 1000,			 /* after our close: then the peer's slot counts as free */
 	TIMEOUT_DEFAULT_MS = 300 * 1000, /* RFC 5321 4.5.3.2, where GRANT says 0 */
 	IDLE_DEFAULT_MS = 60 * 1000,
 	READ_AHEAD = 16 * 1024, /* of a message, in the one pread() that brings its head */
@@ -244,11 +243,11 @@ static void enter(struct session *s, enum session_state state, int64_t ms)
 	wait_until(s, loop_now_ms(s->out->loop) + ms);
 }
 
-/* Our FIN is out, theirs has not come: they may still count us. */
+/* Our FIN or reset is out, nothing has come back: they may still count us. */
 static void linger(struct session *s)
 {
 	close_socket(s);
-	enter(s, SESSION_LINGERING, SLOT_MS);
+	enter(s, SESSION_LINGERING, s->out->slot_ms);
 }
 
 /* QUIT was answered: we say that we are done and wait for the peer to close, which frees its slot.
@@ -266,10 +265,18 @@ static void part(struct session *s)
 	enter(s, SESSION_PARTING, PARTING_MS);
 }
 
+/* It has closed, or was never reached. */
+static bool has_no_slot(const struct session *s)
+{
+	return s->fd < 0 || s->peer_closed ||
+	       (s->state == SESSION_CONNECTING && s->dialogue.end.cause != CONN_DONE);
+}
+
+/* Without QUIT the close is a reset: abortive is on until then. */
 static void finish(struct session *s)
 {
-	if (s->fd < 0 || s->peer_closed || !s->dialogue.quit_written)
-		gone(s); /* it has closed, or we reset: abortive is on until QUIT */
+	if (has_no_slot(s))
+		gone(s);
 	else if (s->dialogue.quit_answered)
 		part(s);
 	else

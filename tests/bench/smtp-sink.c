@@ -12,7 +12,11 @@
  *   -r TEXT   answer RCPT with TEXT ("451 4.7.1 not now") for local parts that begin with "defer-",
  *             and "550 5.1.1 no such user" for those that begin with "fail-" (these two always)
  *   -g TEXT   greet with TEXT and close (e.g. "421 4.3.2 not now")
- *   -s FILE   rewrite FILE each 100 ms: "messages N recipients N connections N peak N bytes N"
+ *   -s FILE   rewrite FILE each 100 ms: "messages N recipients N connections N peak N bytes N
+ *             accepted N"; connections: open now; peak: most at once; accepted: since the start
+ *
+ * A connection that the peer has reset is gone at once, also while it waits for its answer; those
+ * that end are counted before those that begin.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -54,7 +58,7 @@ static int epoll_fd, ledger_fd = -1;
 static int64_t delay_us;
 static bool no_pipelining;
 static const char *rcpt_reply = "451 4.7.1 not now", *greeting, *stats_file;
-static uint64_t messages, recipients, connections, peak, bytes;
+static uint64_t messages, recipients, connections, peak, bytes, accepted;
 static struct conn *waiting_head, *waiting_tail;
 static volatile sig_atomic_t stopping;
 
@@ -303,6 +307,7 @@ static void on_accept(struct conn *l)
 		c->fd = fd;
 		inet_ntop(AF_INET, &a.sin_addr, c->peer, sizeof(c->peer));
 		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+		accepted++;
 		if (++connections > peak)
 			peak = connections;
 		say(c, greeting ? greeting : "220 sink ESMTP");
@@ -342,9 +347,10 @@ static void write_stats(void)
 	int fd, n;
 
 	n = snprintf(text, sizeof(text),
-	    "messages %llu recipients %llu connections %llu peak %llu bytes %llu\n",
+	    "messages %llu recipients %llu connections %llu peak %llu bytes %llu accepted %llu\n",
 	    (unsigned long long)messages, (unsigned long long)recipients,
-	    (unsigned long long)connections, (unsigned long long)peak, (unsigned long long)bytes);
+	    (unsigned long long)connections, (unsigned long long)peak, (unsigned long long)bytes,
+	    (unsigned long long)accepted);
 	snprintf(temporary, sizeof(temporary), "%s.new", stats_file);
 	fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
 	if (fd < 0 || write(fd, text, (size_t)n) != n || close(fd) != 0 ||
@@ -378,6 +384,15 @@ static struct conn *listen_on(char *where)
 	return l;
 }
 
+static void on_event(struct conn *c, uint32_t events)
+{
+	if (!c->waiting)
+		on_readable(c);
+	else if (events & (EPOLLHUP | EPOLLERR))
+		close_conn(c); /* reset */
+	/* else busy with its answer: level-triggered, looked at again after */
+}
+
 static void run(void)
 {
 	struct epoll_event events[256];
@@ -385,15 +400,17 @@ static void run(void)
 
 	while (!stopping) {
 		int n = epoll_wait(epoll_fd, events, 256, answer_waiting());
+		struct conn *listeners[LISTENERS_MAX];
+		int m = 0;
 		for (int i = 0; i < n; i++) {
 			struct conn *c = events[i].data.ptr;
 			if (c->listener)
-				on_accept(c);
-			else if (c->waiting)
-				; /* busy with its answer: level-triggered, looked at again after */
+				listeners[m++] = c;
 			else
-				on_readable(c);
+				on_event(c, events[i].events);
 		}
+		while (m > 0)
+			on_accept(listeners[--m]);
 		if (stats_file && now_us() >= stats_at) {
 			write_stats();
 			stats_at = now_us() + 100000;

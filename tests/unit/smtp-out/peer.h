@@ -615,6 +615,7 @@ static struct stage *stage_new(void)
 	s->segment_fd = memfd_create("segment", MFD_CLOEXEC);
 	assert_true(s->segment_fd >= 0);
 	out_init(&s->out, s->loop, NULL);
+	s->out.slot_ms = 10;
 	str_copy(s->out.ehlo, sizeof(s->out.ehlo), STR("default.example"));
 	peer_init(&s->peer, s->loop);
 	stage_qmgr(s);
