@@ -232,21 +232,6 @@ static void done(struct qmgr *q, const struct core_decision *dec, const struct r
 		decisions_dirty(q, dec->job, v.flags);
 }
 
-static int64_t bounce_after(const struct qmgr *q, struct str domain)
-{
-	const struct conf_node *n = NULL, *best = NULL;
-	while (q->conf != NULL && (n = conf_next(q->conf->root, CONF_DOMAIN, n)) != NULL) {
-		struct str name = str_of(conf_text(n, CO_DOMAIN_name));
-		bool literal = str_eq(name, domain);
-		bool set = conf_get(n, CO_DOMAIN_bounce_after)->set;
-		if (set && (literal || (str_eq(name, STR("*")) && best == NULL)))
-			best = n;
-		if (set && literal)
-			break;
-	}
-	return best ? conf_num(best, CO_DOMAIN_bounce_after) : INT64_C(388800000); /* 4d12h */
-}
-
 static void delayed(struct qmgr *q, const struct core_decision *dec)
 {
 	struct job_view v;
@@ -263,7 +248,7 @@ static void delayed(struct qmgr *q, const struct core_decision *dec)
 		.status = dec->status,
 		.text = dec->text}};
 	need(q, &v, NULL, REPORT_DELAYED);
-	q->decisions.common.retry_until_ms = (uint64_t)(v.arrived_ms + bounce_after(q, v.domain));
+	q->decisions.common.retry_until_ms = (uint64_t)core_expires_ms(q->core, dec->job);
 	put_rcpt(q, &rcpt);
 	decisions_dirty(q, dec->job, v.flags);
 }

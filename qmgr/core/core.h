@@ -169,6 +169,9 @@ bool core_next(struct core *core, struct core_decision *d);
 
 /* ---- looking and steering ---- */
 bool core_job(const struct core *core, job_ref ref, struct job_view *view);
+/* When it is returned if nothing takes it: bounce-after as it holds for its queue. 0: no such job.
+ */
+int64_t core_expires_ms(const struct core *core, job_ref ref);
 job_ref core_find(const struct core *core, uint64_t id);    /* a message's first job */
 job_ref core_sibling(const struct core *core, job_ref ref); /* its next, or 0 */
 void core_set_flags(struct core *core, job_ref ref, uint8_t set, uint8_t clear);

@@ -47,6 +47,13 @@ bool core_job(const struct core *core, job_ref ref, struct job_view *v)
 	return true;
 }
 
+int64_t core_expires_ms(const struct core *core, job_ref ref)
+{
+	const struct job *j = job_valid(core, ref);
+
+	return j ? (int64_t)j->arrived_ms + core->lane_at[j->lane]->share->queue->v.bounce_ms : 0;
+}
+
 job_ref core_find(const struct core *core, uint64_t id)
 {
 	return job_find(core, id);

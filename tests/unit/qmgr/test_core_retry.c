@@ -222,6 +222,39 @@ static void no_reports_of_anothers_reply(void **state)
 	}
 }
 
+/* What a report of delay says of the end is what ends it, however it is configured. */
+static void says_when_it_expires(void **state)
+{
+	static const struct {
+		const char *vmta;
+		uint32_t domain;
+		int64_t after;
+	} cases[] = {
+	    {"v", 0, 3 * HOUR}, {"w", 0, 2 * HOUR}, {"v", 1, 5 * HOUR}, {"w", 1, 4 * HOUR}};
+	struct sim *s = one("virtual-mtas = ( { name = \"v\"; domains = ( { name = \"*\"; "
+			    "bounce-after = \"5h\"; }, { name = \"example.net\"; bounce-after = "
+			    "\"3h\"; } ); }, { name = \"w\"; } );\n"
+			    "domains = ( { name = \"*\"; bounce-after = \"4h\"; }, { name = "
+			    "\"example.net\"; bounce-after = \"2h\"; } );\n",
+	    HOST_REFUSES);
+
+	(void)state;
+	sim_mx(sim_domain(s, "else.test"), 10, 0);
+	for (size_t i = 0; i < COUNT_OF(cases); i++)
+		sim_rcpt(s, sim_message(s),
+		    (struct sim_mail){.vmta = cases[i].vmta, .domain = cases[i].domain});
+	sim_run(s, s->now + MINUTE);
+	for (size_t i = 0; i < COUNT_OF(cases); i++)
+		assert_int_equal(
+		    core_expires_ms(s->core, s->job[i].ref) - s->job[i].arrived_ms, cases[i].after);
+	sim_run(s, 0);
+	for (size_t i = 0; i < COUNT_OF(cases); i++)
+		assert_in_range(s->job[i].ended_ms - s->job[i].arrived_ms, cases[i].after,
+		    cases[i].after + 2 * MINUTE);
+	assert_int_equal(core_expires_ms(s->core, s->job[0].ref), 0);
+	sim_free(s);
+}
+
 struct notice_case {
 	const char *every;
 	uint8_t flags;
@@ -442,6 +475,7 @@ int main(void)
 	    cmocka_unit_test(expires_after_deferral),
 	    cmocka_unit_test(expires_while_held),
 	    cmocka_unit_test(no_reports_of_anothers_reply),
+	    cmocka_unit_test(says_when_it_expires),
 	    cmocka_unit_test(delay_notices),
 	    cmocka_unit_test(too_many_recipients),
 	    cmocka_unit_test(retry_now_is_bounded),
