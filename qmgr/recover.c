@@ -188,8 +188,10 @@ static void redo_rest(struct qmgr *q, const struct journal_record *rec)
 	struct j_reported reported;
 	struct j_settled settled;
 	if (rec->type == J_CHANGED && j_changed_decode(rec->payload, &changed) == 0) {
-		redo_state(redo_rcpt_get(redo_get(q, changed.id), changed.rcpt), changed.attempts,
-		    changed.flags, changed.due_ms);
+		struct redo_rcpt *r = redo_rcpt_get(redo_get(q, changed.id), changed.rcpt);
+		bool doubt = r->in_doubt; /* held or deleted in flight: that goes on */
+		redo_state(r, changed.attempts, changed.flags, changed.due_ms);
+		r->in_doubt = doubt;
 	} else if (rec->type == J_RECEIVED && j_received_decode(rec->payload, &received) == 0) {
 		redo_get(q, received.id)->received = true;
 	} else if (rec->type == J_REMOVED && j_removed_decode(rec->payload, &removed) == 0) {
