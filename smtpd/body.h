@@ -11,7 +11,7 @@ enum {
 	 * longer than this is no text. Nothing of ours grows with the line. */
 	CONTENT_LINE_MAX = 262144,
 	HEADER_VALUE_MAX = 255, /* of what is kept of a header field */
-	VMTA_VALUE_MAX = 64,
+	VMTA_VALUE_MAX = 100,	/* as of a name in the configuration */
 	JOB_VALUE_MAX = 128,
 	ENVID_VALUE_MAX = 100, /* as of ENVID=, RFC 3461 4.4 */
 };
@@ -42,7 +42,7 @@ struct body {
 	char message_id[HEADER_VALUE_MAX + 1];
 	char job[JOB_VALUE_MAX + 1];
 	char envid[ENVID_VALUE_MAX + 1]; /* ASCII */
-	char vmta[VMTA_VALUE_MAX + 1];
+	char vmta[VMTA_VALUE_MAX + 2];	 /* a value that was cut to this is longer than any name */
 	bool has_message_id;
 };
 void body_init(struct body *b, const struct body_limits *limits, struct buf *out, bool chunked);

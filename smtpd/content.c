@@ -20,15 +20,19 @@
 #include "common/log.h"
 
 #include <stdio.h>
+#include <string.h>
 
-/* The server's sum of content in memory follows this transaction's. */
+/* The server's sum of content in memory follows this transaction's, with what its stream has not
+ * yet on file. What the writer has taken over for good stays counted until the transaction is
+ * dropped, when it is written: a disk that stalls must not let memory fill behind our back. */
 static void count_content(struct session *s)
 {
 	struct txn *t = s->txn;
+	uint64_t bytes = t->content.n + (t->stream ? segstream_waiting(t->stream) : 0);
 
-	s->server->content_bytes += t->content.n;
+	s->server->content_bytes += bytes;
 	s->server->content_bytes -= t->counted;
-	t->counted = t->content.n;
+	t->counted = bytes;
 }
 
 /* --- answers ---------------------------------------------------------------------------------- */
@@ -157,9 +161,9 @@ static bool commit(struct session *s)
 	s->committing = true;
 	s->mode = MODE_COMMIT;
 	session_wait(s, -1);
+	count_content(s);
 	segwriter_submit(
 	    s->server->writer, id, wall_ms, &envelope, &headers, &s->txn->content, on_committed, s);
-	count_content(s);
 	return true;
 }
 
@@ -202,10 +206,14 @@ static void on_drained(void *arg)
 {
 	struct session *s = arg;
 
+	count_content(s);
 	if (!s->paused || segstream_waiting(s->txn->stream) > STREAM_WAITING_MAX / 2)
 		return;
 	s->paused = false;
-	content_wait(s);
+	if (s->mode == MODE_DATA || s->mode == MODE_CHUNK)
+		content_wait(s);
+	else
+		session_wait_command(s); /* between chunks; a session that closes only lingers */
 	session_resume(s);
 }
 
@@ -275,8 +283,35 @@ static void on_stream(void *arg, struct segstream *stream, enum refuse why)
 	session_resume(s);
 }
 
+/* The addresses that one client has: for IPv6 a network of 64 bits. */
+static bool same_client(const struct session *a, const struct session *b)
+{
+	static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+	bool ipv4 = memcmp(a->address, mapped, sizeof(mapped)) == 0;
+
+	return memcmp(a->address, b->address, ipv4 ? 16 : 8) == 0;
+}
+
+/* The writer's streams are few: half of them one client may have, of the rest a quarter each. */
+static bool may_stream(const struct session *s)
+{
+	unsigned all = 0, its = 0;
+
+	for (const struct session *c = s->server->sessions; c; c = c->next) {
+		if (c == s || (c->mode != MODE_STREAM && !(c->txn && c->txn->stream)))
+			continue;
+		all++;
+		its += same_client(s, c);
+	}
+	return all < STREAMS_FREE || its < STREAMS_OF_CLIENT;
+}
+
 static void want_stream(struct session *s)
 {
+	if (!may_stream(s)) {
+		apply_stream(s, NULL, REFUSE_MEMORY);
+		return;
+	}
 	uint64_t size = s->txn->size > 0 ? s->txn->size : STREAM_SIZE_UNKNOWN;
 
 	s->mode = MODE_STREAM;

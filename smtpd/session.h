@@ -33,10 +33,12 @@ enum {
 	STREAM_PIECE = 131072,	       /* in pieces of about this */
 	STREAM_WAITING_MAX = 1048576,  /* not yet on file: then we stop reading from the client */
 	STREAM_SIZE_UNKNOWN = 1048576, /* preallocated without SIZE=; it may grow to any length */
-	PARK_MS = 10000,	       /* how long a finished message waits for credit before 452 */
-	STREAM_OPEN_MS = 30000,	       /* how long a large one waits for its segment */
-	LINGER_MS = 10000,	       /* how long the last answer may take to leave */
-	JUNK_MAX = 1000, /* commands since the last message; stops NOOP and RSET for ever */
+	STREAMS_FREE = 32,	/* streams that anybody may have; beyond, one client has … */
+	STREAMS_OF_CLIENT = 16, /* … so many: slow ones of one cannot keep the others out */
+	PARK_MS = 10000,	/* how long a finished message waits for credit before 452 */
+	STREAM_OPEN_MS = 30000, /* how long a large one waits for its segment */
+	LINGER_MS = 10000,	/* how long the last answer may take to leave */
+	JUNK_MAX = 1000,	/* commands since the last message; stops NOOP and RSET for ever */
 };
 struct session {
 	struct session *next, **at;		  /* server's list */

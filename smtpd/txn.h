@@ -4,8 +4,9 @@
 #include "smtpd/body.h"
 #include "smtpd/parse.h"
 /*
- * One mail transaction: made whole by MAIL, dropped whole by RSET, EHLO, STARTTLS, a rejected DATA
- * or BDAT, and the end. Never reset by parts.
+ * One mail transaction: made whole by MAIL, dropped whole by RSET, EHLO, STARTTLS, content that is
+ * refused, and the end. Never reset by parts. DATA or BDAT without a recipient (554) is a command
+ * out of place: it changes nothing, and RCPT may follow.
  */
 struct txn {
 	char sender[ADDRESS_MAX + 1]; /* "": the null sender */

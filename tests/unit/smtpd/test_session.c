@@ -198,6 +198,11 @@ static void test_order_of_commands(void **state)
 	client_close(&c);
 }
 
+/* The longest name that may be configured; with one more byte it is another. */
+#define LONG_VMTA                                                                                  \
+	"mta45678901234567890123456789012345678901234567890"                                       \
+	"12345678901234567890123456789012345678901234567890"
+
 /* Refused content, however it is refused, leaves no transaction behind. */
 static void test_refused_content_drops_the_transaction(void **state)
 {
@@ -208,6 +213,7 @@ static void test_refused_content_drops_the_transaction(void **state)
 	    {"a\rb\r\n.\r\n", "550 5.6.0"},
 	    {"a\r\n.\nMAIL FROM:<smuggled@b.test>\r\n.\r\n", "550 5.6.0"},
 	    {"X-Virtual-MTA: none\r\n\r\n.\r\n", "550 5.5.0"},
+	    {"X-Virtual-MTA: " LONG_VMTA "x\r\n\r\n.\r\n", "550 5.5.0"},
 	    {"Received: 1\r\nReceived: 2\r\nReceived: 3\r\nReceived: 4\r\nReceived: 5\r\nReceived: "
 	     "6\r\n\r\n.\r\n",
 		"554 5.4.6"},
@@ -215,6 +221,8 @@ static void test_refused_content_drops_the_transaction(void **state)
 	struct client c;
 	(void)state;
 	h.listener->process_x_vmta = true;
+	free(h.settings->vmtas[0]);
+	h.settings->vmtas[0] = xstrdup(LONG_VMTA);
 	client_hello(&c, &h);
 	for (size_t i = 0; i < COUNT_OF(cases); i++) {
 		begin_mail(&c);
@@ -321,7 +329,8 @@ static void test_large_message_streams(void **state)
 			client_send_bytes(&c, piece, sizeof(piece));
 			if (chunked)
 				client_expect(&c, "250 2.0.0 Ok, more");
-			assert_true(h.server->content_bytes < 1 << 20);
+			assert_true(h.server->sessions->txn->content.n < 1 << 20);
+			assert_true(h.server->content_bytes < STREAM_WAITING_MAX + (1 << 20));
 		}
 		client_send(&c, chunked ? "BDAT 0 LAST\r\n" : ".\r\n");
 		client_expect(&c, "250 2.0.0 Ok: queued");
@@ -353,7 +362,7 @@ static void test_many_small_chunks(void **state)
 	for (int i = 0; i < 100; i++) {
 		client_send_bytes(&c, chunk, (size_t)n + 9000);
 		client_expect(&c, "250 2.0.0 Ok, more");
-		assert_true(h.server->content_bytes < 600000);
+		assert_true(h.server->sessions->txn->content.n < 600000);
 	}
 	client_send(&c, "BDAT 3 LAST\r\nend");
 	client_expect(&c, "250 2.0.0 Ok: queued");
@@ -409,6 +418,60 @@ static void test_client_resets_while_it_waits_for_a_segment(void **state)
 	assert_int_equal(fake_find(&h.q, TOLD_DONE, 0)->segment, h.q.next_segment);
 	assert_true(segwriter_idle(h.server->writer));
 	assert_int_equal(h.server->content_bytes, 0);
+}
+
+/* Slow streams of one client leave room for others; what is refused is 4xx. */
+static void test_streams_of_one_client(void **state)
+{
+	enum { ALL = STREAMS_FREE + 2 };
+	static char piece[STREAM_FROM + 1000];
+	struct client c[ALL], other;
+	(void)state;
+	for (size_t i = 0; i < sizeof(piece); i++)
+		piece[i] = i % 50 == 48 ? '\r' : i % 50 == 49 ? '\n' : 'y';
+	for (int i = 0; i < ALL; i++) {
+		client_hello(&c[i], &h);
+		begin_mail(&c[i]);
+		client_say(&c[i], "DATA", "354");
+		client_send_bytes(&c[i], piece, sizeof(piece));
+		if (i < STREAMS_FREE)
+			UNTIL(&h, h.server->sessions->txn->stream != NULL);
+	}
+	UNTIL(&h, h.server->sessions->txn->body.refused != ANSWER_NONE);
+	client_send(&c[ALL - 1], "\r\n.\r\n");
+	client_expect(&c[ALL - 1], "452 4.3.2");
+	client_open_from(&other, &h, 2, 41);
+	client_expect(&other, "220");
+	client_say(&other, "EHLO other.test", "250-");
+	begin_mail(&other);
+	client_say(&other, "DATA", "354");
+	client_send_bytes(&other, piece, sizeof(piece));
+	client_send(&other, "\r\n.\r\n");
+	client_expect(&other, "250 2.0.0");
+	client_send(&c[0], "\r\n.\r\n");
+	client_expect(&c[0], "250 2.0.0");
+	for (int i = 0; i < ALL; i++)
+		client_close(&c[i]);
+	client_close(&other);
+	UNTIL(&h, h.server->session_count == 0);
+	assert_int_equal(h.server->content_bytes, 0);
+}
+
+/* Until it is on the disk a message is memory of ours. */
+static void test_content_counts_until_it_is_written(void **state)
+{
+	struct client c;
+	(void)state;
+	client_hello(&c, &h);
+	begin_mail(&c);
+	client_say(&c, "DATA", "354");
+	client_send(&c, "\r\nx\r\n.\r\n");
+	while (!h.server->sessions->committing)
+		harness_turn(&h, 1);
+	assert_true(h.server->content_bytes > 0);
+	client_expect(&c, "250 2.0.0");
+	assert_int_equal(h.server->content_bytes, 0);
+	client_close(&c);
 }
 
 static void test_client_leaves_while_committing(void **state)
@@ -882,6 +945,8 @@ int main(void)
 	    T(test_many_small_chunks),
 	    T(test_client_leaves_in_a_stream),
 	    T(test_client_resets_while_it_waits_for_a_segment),
+	    T(test_streams_of_one_client),
+	    T(test_content_counts_until_it_is_written),
 	    T(test_client_leaves_while_committing),
 	    T(test_refusals_of_the_writer),
 	    T(test_failing_disk_is_4xx_and_heals),
