@@ -201,6 +201,11 @@ void dialogue_fail(struct dialogue *d, enum conn_cause cause, const char *what)
 		    text, NULL);
 }
 
+void dialogue_break(struct dialogue *d, enum smtp_stage stage, const char *why)
+{
+	end_now(d, CONN_PROTOCOL, stage, 0, why, NULL);
+}
+
 void dialogue_refused(struct dialogue *d, const struct judgement *j, enum smtp_stage stage)
 {
 	set_end(d, CONN_REPLY, stage, j->code, j->text);

@@ -258,6 +258,8 @@ static void got_data(struct dialogue *d, unsigned rcpt, const struct judgement *
 		d->needs_reset = !t->refused;
 		txn_settle_all(t, j, STAGE_DATA);
 		dialogue_over(d, t);
+	} else if (t->refused) { /* to a server this confused a dot might be a message */
+		dialogue_break(d, STAGE_DATA, "DATA accepted after MAIL was refused");
 	} else if (t->accepted == 0) {
 		t->at = AT_LONE_DOT; /* RFC 2920 3.1: it wants a message for nobody */
 	} else {
