@@ -494,6 +494,8 @@ static void no_room_for_a_descriptor_ends_only_the_channel(void **state)
 	struct world w;
 	struct rlimit before, tight;
 	(void)state;
+	if (getenv("POSTERN_VALGRIND") != NULL) /* it keeps descriptors of its own beyond the limit */
+		skip();
 	begin_pair(&w);
 	settle(&w);
 	chan_send_file(w.a.chan, &(struct msg_file){.fd = chan_fd(w.a.chan)});
