@@ -6,9 +6,6 @@
  * journalled; a new qmgr is first told which connections and transactions they are about
  * (HAVE_CONN, HAVE_JOB), then the reports. What qmgr had journalled after all it no longer knows as
  * in doubt, and ignores.
- *
- * Until a first REPORTS_TAKEN has been heard, a report counts as taken once it is given to the
- * channel: old ones told again much later could be taken for those of a newer attempt.
  */
 #include "smtp-out/reports.h"
 #include "common/result.h"
@@ -55,8 +52,7 @@ static struct rd all_frames(const struct reports *r)
 
 void reports_result(struct reports *r, struct chan *qmgr, const struct msg_result *m)
 {
-	if (!qmgr || r->confirming)
-		msg_encode_result(&r->frames, m);
+	msg_encode_result(&r->frames, m);
 	if (!qmgr)
 		return;
 	chan_send_result(qmgr, m);
@@ -66,10 +62,8 @@ void reports_result(struct reports *r, struct chan *qmgr, const struct msg_resul
 void reports_closed(struct reports *r, struct chan *qmgr, const struct msg_have_conn *have,
     const struct msg_conn_closed *m)
 {
-	if (!qmgr || r->confirming) {
-		msg_encode_have_conn(&r->frames, have);
-		msg_encode_conn_closed(&r->frames, m);
-	}
+	msg_encode_have_conn(&r->frames, have);
+	msg_encode_conn_closed(&r->frames, m);
 	if (!qmgr)
 		return;
 	chan_send_conn_closed(qmgr, m);
@@ -99,11 +93,6 @@ static void forget(struct reports *r, uint64_t n)
 
 void reports_taken(struct reports *r, uint64_t count)
 {
-	if (!r->confirming) {
-		r->confirming = true;
-		r->dropped = r->given;
-		return;
-	}
 	if (count <= r->dropped || count > r->given)
 		return;
 	forget(r, count - r->dropped);
@@ -162,8 +151,4 @@ void reports_tell_again(struct reports *r, struct chan *qmgr)
 		else if (type == MSG_CONN_CLOSED && msg_decode_conn_closed(body, &closed) == 0)
 			chan_send_conn_closed(qmgr, &closed);
 	}
-	if (r->confirming)
-		return;
-	buf_reset(&r->frames);
-	r->dropped = r->given;
 }

@@ -9,7 +9,6 @@ struct reports {
 	struct buf frames; /* HAVE_CONN, RESULT and CONN_CLOSED frames, oldest first */
 	uint64_t given;	   /* reports given to the channel that is there now */
 	uint64_t dropped;  /* of these, how many are no longer kept */
-	bool confirming;   /* REPORTS_TAKEN has been heard: qmgr is of a build that says it */
 };
 void reports_init(struct reports *r);
 void reports_fini(struct reports *r);

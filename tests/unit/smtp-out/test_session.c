@@ -332,13 +332,35 @@ static void test_closes_outlive_qmgr(void **state)
 	stage_free(&s);
 }
 
+/* The first reports of a process, before its qmgr has confirmed any: they are told again, too. */
+static void test_first_reports_outlive_qmgr(void **state)
+{
+	(void)state;
+	struct stage *s = stage_with(1, 1, 0);
+	grant_and_run(s);
+	assert_string_equal(s->results, "delivered dot 250 2.0.0 past\n");
+	assert_false(reports_empty(&s->out.reports));
+	lose_qmgr(s);
+	s->results[0] = s->closed[0] = '\0';
+	s->closes = 0;
+	stage_qmgr(s);
+	tick(s);
+	run_until(s, s->closes == 1);
+	assert_int_equal(s->have_conns, 1);
+	assert_int_equal(s->have_jobs, 1);
+	assert_string_equal(s->results, "delivered dot 250 2.0.0 past\n");
+	assert_string_equal(s->closed, "done quit 0");
+	chan_send_reports_taken(s->qmgr, &(struct msg_reports_taken){.count = 2});
+	run_until(s, reports_empty(&s->out.reports));
+	stage_free(&s);
+}
+
 /* What qmgr has confirmed is not told to the next; what it has not is, with its connection. */
 static void test_only_unconfirmed_reports_are_told_again(void **state)
 {
 	(void)state;
 	struct stage *s = stage_with(3, 1, 0);
 	s->close_after = 100;
-	chan_send_reports_taken(s->qmgr, &(struct msg_reports_taken){.count = 0});
 	struct msg_grant grant = stage_grant(s);
 	chan_send_grant(s->qmgr, &grant);
 	tick(s);
@@ -468,6 +490,7 @@ int main(void)
 	    cmocka_unit_test(test_tls_sessions_are_resumed),
 	    cmocka_unit_test(test_results_outlive_qmgr),
 	    cmocka_unit_test(test_closes_outlive_qmgr),
+	    cmocka_unit_test(test_first_reports_outlive_qmgr),
 	    cmocka_unit_test(test_only_unconfirmed_reports_are_told_again),
 	    cmocka_unit_test(test_queued_jobs_outlive_qmgr),
 	    cmocka_unit_test(test_stop_finishes_what_has_begun),
