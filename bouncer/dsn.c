@@ -193,7 +193,8 @@ static void put_recipient(struct report *r, const struct dsn_rcpt *rcpt)
 	    str_of(d->kind == DSN_SUCCESS && rcpt->relayed ? "relayed" : actions[d->kind]), false);
 	put_status(r, rcpt->status);
 	put_diagnostic(r, rcpt);
-	put_date(r, "Last-Attempt-Date", d->now_ms);
+	if (rcpt->stage != STAGE_INTERNAL) /* else no attempt has led here, or one long ago */
+		put_date(r, "Last-Attempt-Date", d->now_ms);
 	if (d->kind == DSN_DELAYED && d->retry_until_ms > 0)
 		put_date(r, "Will-Retry-Until", d->retry_until_ms);
 }

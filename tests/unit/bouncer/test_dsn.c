@@ -165,6 +165,8 @@ static void golden_delayed(void **state)
 	struct envelope e = envelope("alice@example.com", RET_FULL, 0);
 	struct dsn_rcpt slow = {.address = STR("bob@example.net"),
 	    .status = STR("4.4.1"),
+	    .stage =
+		STAGE_INTERNAL, /* qmgr's own word: this is no attempt, and has no date of one */
 	    .text = STR("connect to mx1.example.net[192.0.2.25]:25: Connection timed out")};
 	struct dsn d = base(DSN_DELAYED, &e, ORIGINAL, &slow, 1);
 	(void)state;
