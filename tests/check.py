@@ -25,6 +25,7 @@ def stages(long):
     yield "build with clang", make("all", "units", "CC=clang", build=BUILD + "/clang"), {}
     yield "lint", make("lint"), {}
     yield "manual pages", make("man-lint"), {}
+    yield "unit and property tests, as they ship", make("unit"), {}
     yield "unit and property tests, address and undefined-behaviour sanitizers", make(
         "unit", "SAN=address,undefined", build=BUILD + "/asan"), {}
     if long:
