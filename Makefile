@@ -45,6 +45,16 @@ $(BUILD)/obj/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
 
+# Fuzz targets: everything once more, by clang with coverage and sanitizers.
+FUZZ_SAN := -fno-sanitize-recover=undefined -fsanitize=address,undefined
+FUZZ_LIB := $(BUILD)/fuzz/libcommon.a
+$(BUILD)/fuzz/obj/%.o: %.c
+	@mkdir -p $(@D)
+	clang -std=gnu17 -D_GNU_SOURCE -DPOSTERN_VERSION='"$(VERSION)"' -DPOSTERN_SANITIZED=1 -g -O1 -I. \
+	    $(FUZZ_SAN),fuzzer-no-link -MMD -MP -c -o $@ $<
+$(FUZZ_LIB): $(patsubst %.c,$(BUILD)/fuzz/obj/%.o,$(call sources,common))
+	@rm -f $@; ar rcs $@ $^
+
 define PROGRAM
 OBJ_$(1) := $$(call objects,$$(call sources,$(1)))
 $$(BUILD)/bin/$$(call binary,$(1)): $$(OBJ_$(1)) $$(COMMON_LIB)
@@ -54,19 +64,17 @@ $$(BUILD)/bin/$$(call binary,$(1)): $$(OBJ_$(1)) $$(COMMON_LIB)
 $$(BUILD)/tests/unit/$(1)/%: $$(BUILD)/obj/tests/unit/$(1)/%.o $$(filter-out %/main.o,$$(OBJ_$(1))) $$(COMMON_LIB)
 	@mkdir -p $$(@D)
 	$$(CC) $$(LDFLAGS_ALL) -o $$@ $$^ $$(LIBS_$(1)) -lcmocka $$(LIBS)
-$$(BUILD)/tests/fuzz/$(1)/%: tests/fuzz/$(1)/%.c $$(call sources,$(1)) $$(call sources,common)
+$$(BUILD)/tests/fuzz/$(1)/%: $$(BUILD)/fuzz/obj/tests/fuzz/$(1)/%.o $$(filter-out %/main.o,$$(patsubst %.c,$$(BUILD)/fuzz/obj/%.o,$$(call sources,$(1)))) $$(FUZZ_LIB)
 	@mkdir -p $$(@D)
-	clang -std=gnu17 -D_GNU_SOURCE -DPOSTERN_VERSION='"$(VERSION)"' -DPOSTERN_SANITIZED=1 -g -O1 -I. -fsanitize=fuzzer,address,undefined \
-	    -fno-sanitize-recover=undefined -o $$@ $$(filter-out %/main.c,$$(filter %.c,$$^)) $$(LIBS_$(1)) $$(LIBS) -pthread
+	clang $$(FUZZ_SAN),fuzzer -o $$@ $$^ $$(LIBS_$(1)) $$(LIBS) -pthread
 endef
 $(foreach p,$(PROGRAMS),$(eval $(call PROGRAM,$(p))))
 $(BUILD)/tests/unit/common/%: $(BUILD)/obj/tests/unit/common/%.o $(COMMON_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ -lcmocka $(LIBS)
-$(BUILD)/tests/fuzz/common/%: tests/fuzz/common/%.c $(call sources,common)
+$(BUILD)/tests/fuzz/common/%: $(BUILD)/fuzz/obj/tests/fuzz/common/%.o $(FUZZ_LIB)
 	@mkdir -p $(@D)
-	clang -std=gnu17 -D_GNU_SOURCE -DPOSTERN_VERSION='"$(VERSION)"' -DPOSTERN_SANITIZED=1 -g -O1 -I. -fsanitize=fuzzer,address,undefined \
-	    -fno-sanitize-recover=undefined -o $@ $(filter %.c,$^) $(LIBS) -pthread
+	clang $(FUZZ_SAN),fuzzer -o $@ $^ $(LIBS) -pthread
 
 # Load generator, sink and other helpers of tests and bench: one program a file in tests/bench/.
 TOOLS := $(patsubst tests/bench/%.c,$(BUILD)/bin/%,$(wildcard tests/bench/*.c))
@@ -158,4 +166,4 @@ clean:
 	rm -rf $(BUILD)
 
 .SECONDARY:
--include $(shell find $(BUILD)/obj -type f -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD)/obj $(BUILD)/fuzz/obj -type f -name '*.d' 2>/dev/null)
