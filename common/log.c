@@ -29,6 +29,7 @@ static struct {
 	char host[HOST_MAX + 1];
 	int64_t stamp_s; /* the second that stamp shows */
 	char stamp[32];
+	bool echo; /* to a file: warnings and errors to standard error, too */
 	bool holding;
 	size_t held_n;
 	char held[HELD_MAX];
@@ -119,6 +120,11 @@ static void line_out(int level, const char *service, long pid, int64_t wall_ms, 
 	emit(line, used);
 }
 
+void log_echo(bool on)
+{
+	state.echo = on;
+}
+
 void log_at(enum log_level level, const char *fmt, ...)
 {
 	char text[LOG_LINE_MAX];
@@ -134,6 +140,8 @@ void log_at(enum log_level level, const char *fmt, ...)
 	size_t length = (size_t)n < sizeof text ? (size_t)n : sizeof text - 1;
 	line_out((int)level, state.service, state.pid, state.is_file ? clock_wall_ms() : 0,
 	    (struct str){text, length});
+	if (state.echo && state.is_file && level <= LOG_LEVEL_WARN)
+		dprintf(STDERR_FILENO, "postern-%s: %s\n", state.service, text);
 	errno = saved;
 }
 

@@ -12,6 +12,9 @@
 enum { LOG_LINE_MAX = 2048 };
 enum log_level { LOG_LEVEL_ERROR = 3, LOG_LEVEL_WARN = 4, LOG_LEVEL_INFO = 6, LOG_LEVEL_DEBUG = 7 };
 void log_open(const char *service, int fd, bool is_file); /* keeps fd; call again after rotation */
+/* Warnings and errors to standard error as well as to a file: master's, until it is ready, for whoever
+ * started it looks there. */
+void log_echo(bool on);
 void log_at(enum log_level level, const char *fmt, ...) PRINTF_LIKE(2, 3);
 #define log_error(...) log_at(LOG_LEVEL_ERROR, __VA_ARGS__)
 #define log_warn(...) log_at(LOG_LEVEL_WARN, __VA_ARGS__)

@@ -127,6 +127,7 @@ void beat_status(struct master *m)
 	size_t all, ready = count_ready(m, &all);
 	if (!m->announced && !m->stopping.active && all > 0 && ready == all) {
 		m->announced = true;
+		log_echo(false);
 		log_info("ready: %zu workers, %zu listeners", all, m->generation->listener_count);
 		notify_send(&m->notify, "READY=1");
 	}

@@ -140,6 +140,7 @@ static void open_generation(struct master *m, struct conf *conf)
 	buf_fini(&errors);
 	log_open("master", m->generation->log_fd >= 0 ? m->generation->log_fd : STDERR_FILENO,
 	    m->generation->log_fd >= 0);
+	log_echo(true); /* until all are ready */
 }
 
 static void open_control(struct master *m)
