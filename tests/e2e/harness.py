@@ -348,6 +348,21 @@ def open_source(directory, address, port, *options, ledger=None, name="source"):
     return Process(argv + ["%s:%d" % (address, port)], os.path.join(directory, name + ".out"))
 
 
+def fill_disk(path, leave):
+    """Writes the file until its file system has about `leave` bytes free; others may take them meanwhile."""
+    free = os.statvfs(os.path.dirname(path))
+    amount = max(0, free.f_bavail * free.f_frsize - leave)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        while amount > 0:
+            amount -= os.write(fd, b"x" * min(amount, 65536))
+    except OSError:
+        pass  # full: as wanted
+    finally:
+        os.close(fd)
+    return path
+
+
 def read_ledger(path):
     with open(path) as f:
         return [line.strip() for line in f if line.endswith("\n")]

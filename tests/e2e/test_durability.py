@@ -8,7 +8,7 @@ import subprocess
 import time
 import unittest
 
-from harness import BIN, Process, SuiteTest, open_source, read_ledger, wait_for
+from harness import BIN, Process, SuiteTest, fill_disk, open_source, read_ledger, wait_for
 
 CONF = """
 domains = ( { name = "*"; retry-after = "1s"; retry-recipients-after = "1s"; connection-idle-timeout = "1s"; } );
@@ -88,18 +88,7 @@ class FullDisk(SuiteTest):
 
     def fill(self, suite, leave):
         """Fills the spool's file system up to `leave` bytes; returns the filler's path."""
-        path = os.path.join(self.spool(suite), "master", "filler")
-        free = os.statvfs(self.spool(suite))
-        amount = max(0, free.f_bavail * free.f_frsize - leave)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            while amount > 0:
-                amount -= os.write(fd, b"x" * min(amount, 65536))
-        except OSError:
-            pass  # full: as wanted
-        finally:
-            os.close(fd)
-        return path
+        return fill_disk(os.path.join(self.spool(suite), "master", "filler"), leave)
 
     def submit(self, suite, number, size=3000):
         """True when the message was answered 250, False for 4xx; anything else fails."""

@@ -8,7 +8,7 @@ import smtplib
 import socket
 import unittest
 
-from harness import SuiteTest, wait_for
+from harness import SuiteTest, fill_disk, wait_for
 
 SYS_PIDFD_OPEN, SYS_PIDFD_GETFD = 434, 438
 MASTER_FD = 3
@@ -102,13 +102,6 @@ class Faults(SuiteTest):
                              'mount -t tmpfs -o size=64M tmpfs "$0" && exec "$@"', spool))
         return suite, "/proc/%d/root%s" % (suite.process.pid, spool)
 
-    def fill(self, spool, leave):
-        free = os.statvfs(spool)
-        path = os.path.join(spool, "master", "filler")
-        with open(path, "wb") as f:
-            os.posix_fallocate(f.fileno(), 0, free.f_bavail * free.f_frsize - leave)
-        return path
-
     def test_failed_segment_is_no_lie_to_the_next_qmgr(self):
         """A large message meets a full disk, qmgr deletes its segment and is killed at once: the next one does not
         know the segment, and must take mail from the same smtpd all the same."""
@@ -128,7 +121,7 @@ class Faults(SuiteTest):
             self.assertEqual(354, s.docmd("DATA")[0])
             s.send(b"Subject: x\r\n\r\n" + lines)
             failing = wait_for("the stream is on its way", streamed)
-            filler = self.fill(spool, 1 << 20)
+            filler = fill_disk(os.path.join(spool, "master", "filler"), 1 << 20)
             s.send(lines * 4 + b".\r\n")
             self.assertEqual(452, s.getreply()[0])
             os.unlink(filler)  # the stream took what was left, and a commit needs some
