@@ -285,16 +285,46 @@ static bool all_strings(const json_t *args, const json_t *options)
 	return true;
 }
 
+/* Whether the usage names "--option". A mistyped filter must not leave a verb without its filter.
+ */
+static bool usage_names(const char *usage, const char *option)
+{
+	size_t n = strlen(option);
+	for (const char *at = usage; (at = strstr(at, "--")) != NULL;) {
+		at += 2;
+		if (strncmp(at, option, n) == 0 &&
+		    strspn(at, "abcdefghijklmnopqrstuvwxyz0123456789-") == n)
+			return true;
+	}
+	return false;
+}
+
+/* The first option the verb does not know, or NULL. */
+static const char *unknown_option(const char *usage, const json_t *options)
+{
+	/* jansson wants its object without const, and only reads it. */
+	json_t *object = (json_t *)(uintptr_t)options;
+	for (void *it = json_object_iter(object); it != NULL;
+	     it = json_object_iter_next(object, it))
+		if (!usage_names(usage, json_object_iter_key(it)))
+			return json_object_iter_key(it);
+	return NULL;
+}
+
 static void run_verb(
     struct control_reply *r, const char *name, const json_t *args, const json_t *options)
 {
 	struct control *c = r->control;
 	const struct control_verb *verb = find_verb(c, name);
 	int given = (int)json_array_size(args);
-	if (verb == NULL && strcmp(name, "help") == 0) {
+	const char *usage = verb != NULL ? verb->usage : "help";
+	const char *unknown = unknown_option(usage, options);
+	if (verb == NULL && strcmp(name, "help") == 0 && unknown == NULL) {
 		help(r);
-	} else if (verb == NULL) {
+	} else if (verb == NULL && strcmp(name, "help") != 0) {
 		control_end(r, EX_USAGE, "no such verb: %s (try help)", name);
+	} else if (unknown != NULL) {
+		control_end(r, EX_USAGE, "no option --%.64s here; usage: %s", unknown, usage);
 	} else if (given < verb->min_args || given > verb->max_args) {
 		control_end(r, EX_USAGE, "usage: %s", verb->usage);
 	} else {

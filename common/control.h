@@ -18,8 +18,10 @@ typedef void control_verb_fn(
     void *ctx, struct control_reply *reply, const json_t *args, const json_t *options);
 struct control_verb {
 	const char *name;
-	const char *usage; /* "queue NAME" */
-	const char *help;  /* one line; manual and `posternctl SERVICE help` come from here */
+	/* "queues [PATTERN] [--limit=N]". The options it names are those the verb knows: a request
+	 * with another one is refused before fn is called. */
+	const char *usage;
+	const char *help; /* one line; manual and `posternctl SERVICE help` come from here */
 	int min_args, max_args;
 	control_verb_fn *fn;
 };

@@ -8,7 +8,6 @@
 #include "common/log.h"
 #include "qmgr/shell.h"
 #include <errno.h>
-#include <fnmatch.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -176,12 +175,37 @@ static void drop_queues(void *state)
 	free(s);
 }
 
+/*
+ * DOMAIN/VMTA is the queue where the domain's mail waits now, which may be a whole site's, such as
+ * [mx.example.net]/main: then *domain, where wanted, becomes the domain, to choose its mail alone.
+ * Other names, and patterns, stay as they are.
+ */
+static char *queue_named(const struct qmgr *q, struct str given, char **domain)
+{
+	struct str vmta = given, name = str_cut(&vmta, '/');
+	struct str site = q->core != NULL ? core_destination(q->core, name) : STR("");
+	if (vmta.n == 0 || site.n == 0 || str_eq_nocase(site, name))
+		return str_dup(given);
+	if (domain != NULL && *domain != NULL && !str_eq_nocase(str_of(*domain), name))
+		return str_dup(given); /* another domain was asked for: nothing can match */
+	if (domain != NULL && *domain == NULL)
+		*domain = str_dup(name);
+	struct buf out;
+	buf_init(&out, site.n + vmta.n + 2);
+	buf_str(&out, site);
+	buf_put(&out, "/", 1);
+	buf_str(&out, vmta);
+	char *queue = str_dup((struct str){(const char *)out.p, out.n});
+	buf_fini(&out);
+	return queue;
+}
+
 static void list_queues(struct qmgr *q, struct control_reply *reply, struct str pattern, bool one)
 {
 	struct queues_state *s = xcalloc(1, sizeof(*s));
 	s->q = q;
 	s->one = one;
-	s->pattern = str_dup(pattern.n ? pattern : STR("*"));
+	s->pattern = pattern.n ? queue_named(q, pattern, NULL) : xstrdup("*");
 	control_stream(reply, next_queues, drop_queues, s);
 }
 
@@ -205,12 +229,15 @@ static void verb_queue(
 struct filter { /* all that are given must match; empty: any */
 	char *queue, *tenant, *campaign, *sender, *rcpt, *domain; /* owned; patterns with * */
 	uint64_t id;						  /* 0: any */
-	bool bad;
+	const char *wrong;					  /* why it is refused, or NULL */
 };
 
-static char *pattern(struct str s)
+/* An option that was given empty, say by an unset variable of a shell, is a filter nonetheless:
+ * --sender= chooses the null sender, not everybody. */
+static char *pattern(const json_t *options, const char *name)
 {
-	return s.n ? str_dup(s) : NULL;
+	const char *given = control_option(options, name);
+	return given != NULL ? xstrdup(given) : NULL;
 }
 
 static void filter_free(struct filter *f)
@@ -223,23 +250,21 @@ static void filter_free(struct filter *f)
 	free(f->domain);
 }
 
-static void filter_options(struct filter *f, const json_t *options)
+static void filter_options(struct filter *f, const struct qmgr *q, const json_t *options)
 {
-	f->queue = pattern(option(options, "queue"));
-	f->tenant = pattern(option(options, "tenant"));
-	f->campaign = pattern(option(options, "campaign"));
-	f->sender = pattern(option(options, "sender"));
-	f->rcpt = pattern(option(options, "recipient"));
-	f->domain = pattern(option(options, "domain"));
+	const char *queue = control_option(options, "queue");
+	f->tenant = pattern(options, "tenant");
+	f->campaign = pattern(options, "campaign");
+	f->sender = pattern(options, "sender");
+	f->rcpt = pattern(options, "recipient");
+	f->domain = pattern(options, "domain");
+	if (queue != NULL)
+		f->queue = queue_named(q, str_of(queue), &f->domain);
 }
 
 static bool like(const char *want, struct str s)
 {
-	char name[1024];
-	if (want == NULL)
-		return true;
-	str_copy(name, sizeof(name), s);
-	return fnmatch(want, name, FNM_CASEFOLD) == 0;
+	return want == NULL || core_glob(str_of(want), s);
 }
 
 static bool filter_job(const struct filter *f, const struct job_view *v)
@@ -378,7 +403,7 @@ static void verb_messages(
 	(void)args;
 	s->q = ctx;
 	buf_init(&s->reader.bytes, ENVELOPE_MAX + 1);
-	filter_options(&s->filter, options);
+	filter_options(&s->filter, s->q, options);
 	struct str given = option(options, "limit");
 	if (given.n > 0 && str_number(given, UINT32_MAX, &limit) != 0) {
 		drop_messages(s);
@@ -441,18 +466,22 @@ static void verb_message(
  * -------------------------------------------------------------------------------------- */
 
 /* FILTER: an id, a queue's name or pattern, or the options of `messages`. */
-static void filter_args(struct filter *f, const json_t *args, const json_t *options)
+static void filter_args(
+    struct filter *f, const struct qmgr *q, const json_t *args, const json_t *options)
 {
 	struct str a = arg(args, 0);
-	filter_options(f, options);
-	if (a.n == 0 || str_eq(a, STR("ALL")))
-		return;
-	if (record_id_parse(&f->id, a) == 0)
+	bool is_queue = a.n > 0 && memchr(a.p, '/', a.n) != NULL;
+	filter_options(f, q, options);
+	if (json_array_size(args) == 0 || str_eq(a, STR("ALL")) || record_id_parse(&f->id, a) == 0)
 		return;
 	f->id = 0;
-	if (f->queue == NULL && memchr(a.p, '/', a.n) != NULL)
-		f->queue = str_dup(a);
-	else if (f->domain == NULL)
+	if (a.n == 0)
+		f->wrong = "the argument is empty: an id, a queue, a domain, or ALL";
+	else if (control_option(options, is_queue ? "queue" : "domain") != NULL)
+		f->wrong = "an argument and an option name two queues, or two domains";
+	else if (is_queue)
+		f->queue = queue_named(q, a, &f->domain);
+	else
 		f->domain = str_dup(a);
 }
 
@@ -538,7 +567,7 @@ static struct change_state *new_change(struct qmgr *q, const json_t *args, const
 	struct change_state *s = xcalloc(1, sizeof(*s));
 	s->q = q;
 	buf_init(&s->reader.bytes, ENVELOPE_MAX + 1);
-	filter_args(&s->filter, args, options);
+	filter_args(&s->filter, q, args, options);
 	return s;
 }
 
@@ -586,6 +615,11 @@ static void verb_delete(
 	if (!is_serving(q, reply))
 		return;
 	struct change_state *s = new_change(q, args, options);
+	if (s->filter.wrong != NULL) {
+		control_end(reply, EX_USAGE, "%s", s->filter.wrong);
+		drop_change(s);
+		return;
+	}
 	if (filter_is_empty(&s->filter) && !str_eq(arg(args, 0), STR("ALL"))) {
 		drop_change(s);
 		control_end(
@@ -606,18 +640,42 @@ struct flush_state {
 	struct qmgr *q;
 	struct core_cursor cursor;
 	char *pattern; /* owned */
+	uint64_t flushed;
 };
+
+/* Something waits there, even if it is all in flight or held. */
+static bool is_known(const struct core *core, struct str pattern)
+{
+	struct core_cursor cursor = {0};
+	struct queue_view v;
+	while (core_queues(core, pattern, &cursor, &v, 1) > 0)
+		if (v.recipients > 0)
+			return true;
+	return false;
+}
 
 static bool next_flush(void *state, struct control_reply *r)
 {
 	struct flush_state *s = state;
 	s->q->now_ms = clock_steady_ms();
-	bool more =
-	    core_flush(s->q->core, str_of(s->pattern), &s->cursor, CHANGES_A_CALL, s->q->now_ms);
+	struct core *core = s->q->core;
+	struct str pattern = str_of(s->pattern);
+	struct core_totals before, after;
+	core_totals(core, &before);
+	bool more = core_flush(core, pattern, &s->cursor, CHANGES_A_CALL, s->q->now_ms);
+	core_totals(core, &after);
 	decisions_drain(s->q, NULL);
-	if (!more)
-		control_end(r, EX_OK, "%s", "");
-	return more;
+	s->flushed += after.flushed - before.flushed;
+	if (more)
+		return true;
+	bool is_name = memchr(pattern.p, '*', pattern.n) == NULL;
+	if (s->flushed == 0 && is_name && !is_known(core, pattern)) {
+		control_end(r, EX_DATAERR, "no mail waits for %s", s->pattern);
+		return false;
+	}
+	control_row(r, json_pack("{s:I}", "recipients", num(s->flushed)));
+	control_end(r, EX_OK, "%s", "");
+	return false;
 }
 
 static void drop_flush(void *state)
@@ -643,7 +701,14 @@ static void verb_flush(
 	if (!is_serving(q, reply))
 		return;
 	struct filter f = {0};
-	filter_args(&f, args, options);
+	filter_args(&f, q, args, options);
+	if (f.wrong == NULL && f.queue != NULL && control_option(options, "domain") != NULL)
+		f.wrong = "a queue is flushed whole: a queue or --domain, not both";
+	if (f.wrong != NULL) {
+		control_end(reply, EX_USAGE, "%s", f.wrong);
+		filter_free(&f);
+		return;
+	}
 	bool by_queue = f.id == 0 && f.tenant == NULL && f.campaign == NULL && f.sender == NULL &&
 			f.rcpt == NULL;
 	if (by_queue) {
@@ -660,19 +725,19 @@ static void verb_flush(
 	control_stream(reply, next_changes, drop_change, s);
 }
 
+#define FILTERS "[--queue=P] [--tenant=P] [--campaign=P] [--sender=P] [--recipient=P] [--domain=P]"
+
 const struct control_verb qmgr_verbs[] = {
     {"status", "status", "totals, spool, index, what is refused", 0, 0, verb_status},
     {"queues", "queues [PATTERN]", "queues with their counts, connections, mode and last error", 0,
 	1, verb_queues},
     {"queue", "queue NAME", "one queue", 1, 1, verb_queue},
-    {"messages",
-	"messages [--queue=P] [--tenant=P] [--campaign=P] [--sender=P] [--recipient=P] "
-	"[--domain=P] [--limit=N]",
-	"recipients that wait, one a line", 0, 0, verb_messages},
+    {"messages", "messages " FILTERS " [--limit=N]", "recipients that wait, one a line", 0, 0,
+	verb_messages},
     {"message", "message ID", "one message with all its waiting recipients", 1, 1, verb_message},
-    {"flush", "flush [ID|QUEUE|DOMAIN|ALL] [filter options]",
-	"make it due now; releases held messages", 0, 1, verb_flush},
-    {"delete", "delete ID|QUEUE|DOMAIN|ALL [filter options]", "remove it without a report", 0, 1,
+    {"flush", "flush [ID|QUEUE|DOMAIN|ALL] " FILTERS, "make it due now; releases held messages", 0,
+	1, verb_flush},
+    {"delete", "delete ID|QUEUE|DOMAIN|ALL " FILTERS, "remove it without a report", 0, 1,
 	verb_delete},
 };
 const size_t qmgr_verb_count = COUNT_OF(qmgr_verbs);

@@ -179,6 +179,7 @@ void core_move(struct core *core, job_ref ref, uint64_t segment, uint64_t offset
 void core_delete(struct core *core, job_ref ref, int64_t now_ms); /* in flight: at its result */
 void core_hold(struct core *core, job_ref ref, int64_t now_ms);	  /* set aside */
 void core_release(struct core *core, job_ref ref, int64_t now_ms);
+bool core_glob(struct str pattern, struct str text); /* '*' is any text; ASCII case is ignored */
 /* Makes what matches due now and forgets the retry clock. pattern: as in `queues` ("*"). In slices:
  * call until it returns false, at most `budget` jobs a call. */
 struct core_cursor {
@@ -208,9 +209,18 @@ struct core_totals {
 	uint64_t recipients, messages, queues, lanes, ready, waiting, in_flight, unrouted, held;
 	uint64_t connections;
 	uint64_t delivered, deferred, bounced;
+	uint64_t flushed; /* since start: recipients that core_flush() found */
 	uint64_t bytes_of_memory; /* of jobs and their indexes */
 };
 void core_totals(const struct core *core, struct core_totals *t);
+struct core_conn_view {
+	struct str queue, vmta, domain, source; /* views, valid until the next core call */
+};
+bool core_conn(const struct core *core, uint64_t conn, struct core_conn_view *view);
+/* The n-th queue of a domain that has no route yet, with its virtual MTA: false, there is none. */
+bool core_unrouted_queue(
+    const struct core *core, struct str domain, size_t n, struct core_conn_view *view);
+struct str core_default_vmta(const struct core *core); /* whose mail that names none is */
 /* The destination a domain's mail goes to now ("" unrouted), for `resolve` and names in commands.
  */
 struct str core_destination(const struct core *core, struct str domain);

@@ -392,7 +392,7 @@ struct core {
 	uint32_t closing, resolving;
 	struct worker **workers; /* owned */
 	unsigned worker_count;
-	uint64_t next_id, flushes;
+	uint64_t next_id, flushes, flushed;
 	struct tx *tx_free;
 	struct pending *ring; /* owned; power of two */
 	size_t ring_cap, ring_head, ring_count;

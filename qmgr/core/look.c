@@ -109,7 +109,7 @@ static char lower(char c)
 }
 
 /* '*' is any text. Iterative, with one step back: O(pattern * text), both are names. */
-static bool glob(struct str pattern, struct str text)
+bool core_glob(struct str pattern, struct str text)
 {
 	size_t p = 0, t = 0, star = SIZE_MAX, from = 0;
 
@@ -137,7 +137,7 @@ static bool queue_matches(const struct core *core, const struct queue *q, struct
 {
 	struct str destination = name_str(q->dest->name);
 
-	return glob(pattern, str_of(q->name)) || glob(pattern, destination) ||
+	return core_glob(pattern, str_of(q->name)) || core_glob(pattern, destination) ||
 	       str_eq(core_destination(core, pattern), destination);
 }
 
@@ -185,6 +185,7 @@ void core_totals(const struct core *core, struct core_totals *t)
 	    .delivered = core->delivered,
 	    .deferred = core->deferred,
 	    .bounced = core->bounced,
+	    .flushed = core->flushed,
 	    .bytes_of_memory = job_store_bytes(&core->jobs) + sizeof(core->due)};
 	t->recipients = t->ready + t->unrouted + t->waiting + t->in_flight + t->held;
 }
@@ -296,8 +297,10 @@ bool core_flush(struct core *core, struct str pattern, struct core_cursor *curso
 			q->flush_match = queue_matches(core, q, pattern);
 		}
 		if (q->flush_match ||
-		    str_eq_nocase(pattern, name_str(core->domain_at[j->domain]->name)))
+		    str_eq_nocase(pattern, name_str(core->domain_at[j->domain]->name))) {
 			flush_job(core, ref, q);
+			core->flushed++;
+		}
 	}
 	return cursor->a + 1 < core->jobs.used;
 }

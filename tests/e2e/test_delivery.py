@@ -163,6 +163,47 @@ class Delivery(SuiteTest):
         suite.start()
         self.assertEqual(0, suite.recipients())
 
+    def test_unknown_option_deletes_nothing(self):
+        knot = self.knot(self.zones())
+        suite = self.suite(FAST_RETRY % "", knot=knot)  # nobody listens at the MX
+        self.send(suite, "a@sender.test", ["b@good.test"], message())
+        wait_for("queued", lambda: suite.recipients() == 1)
+        for words, status, why in (
+                (("delete", "good.test", "--sendr=x@y"), 64, b"--sendr"),
+                (("delete", "good.test", "--limit=1"), 64, b"--limit"),
+                (("flush", "good.test", "--limit=1"), 64, b"--limit"),
+                (("status", "--verbose"), 64, b"--verbose"),
+                (("delete", "good.test", "--domain=null.test"), 64, b"two domains"),
+                (("delete", "", "--sender=a@sender.test"), 64, b"empty"),
+                (("delete", "good.test", "--sender="), 0, b""),
+                (("flush", "other.test"), 65, b"no mail waits for other.test"),
+                (("flush", "good.test/other"), 65, b"good.test")):
+            done = suite.ctl("qmgr", *words, check=False, parse=False)
+            self.assertEqual(status, done.returncode, (words, done))
+            self.assertIn(why, done.stderr, words)
+        self.assertEqual(1, suite.recipients())
+
+    def test_domain_and_vmta_name_a_site_queue(self):
+        """Two domains share a site's queue: DOMAIN/VMTA is that queue, and of it the domain's mail."""
+        zones = self.zones()
+        zones["twin.test"] = "@ MX 10 mx.good.test."
+        suite = self.suite(FAST_RETRY % "", knot=self.knot(zones))  # nobody listens at the MX
+        for domain in ("good.test", "twin.test"):
+            self.send(suite, "a@sender.test", ["b@" + domain], message())
+        site = wait_for("both in one queue", lambda: [
+            q for q in suite.ctl("qmgr", "queues") if q["recipients"] == 2 and q["last_error"]])[0]["queue"]
+        self.assertTrue(site.endswith("]/default"), site)
+        self.assertEqual(site, suite.ctl("qmgr", "queue", "twin.test/default")["queue"])
+        rows = suite.ctl("qmgr", "messages", "--queue=twin.test/default")
+        self.assertEqual(["b@twin.test"], [r["recipient"] for r in rows])
+        self.assertEqual(2, len(suite.ctl("qmgr", "messages", "--queue=" + site)))
+        for what in ("twin.test/default", "twin.test", site, "ALL"):
+            wait_for("flush of " + what, lambda: suite.ctl("qmgr", "flush", what) == {"recipients": 2})
+        self.assertEqual({"recipients": 1}, suite.ctl("qmgr", "delete", "twin.test/default"))
+        wait_for("one left", lambda: [r["domain"] for r in suite.ctl("qmgr", "messages")] == ["good.test"])
+        self.assertEqual({"recipients": 1}, suite.ctl("qmgr", "delete", site))
+        suite.wait_empty()
+
     def test_poison_is_set_aside_and_can_be_released(self):
         """A message that master counted three deaths for is held after the restart; others go on."""
         knot = self.knot(self.zones())

@@ -93,7 +93,7 @@ static void verb_huge(void *ctx, struct control_reply *r, const json_t *args, co
 }
 
 static const struct control_verb verbs[] = {
-    {"echo", "echo TEXT", "Says it again.", 1, 1, verb_echo},
+    {"echo", "echo TEXT [--x=V] [--x-long]", "Says it again.", 1, 1, verb_echo},
     {"fail", "fail", "Fails.", 0, 0, verb_fail},
     {"stream", "stream", "Many rows.", 0, 0, verb_stream},
     {"late", "late", "Answers later.", 0, 0, verb_late},
@@ -189,10 +189,19 @@ static void test_answers(void **state)
 	    {"{\"verb\":\"echo\",\"args\":[\"\xC3\xA4\"],\"options\":{\"x\":\"y\"}}\ntrailing",
 		"{\"arg\":\"\xC3\xA4\",\"x\":\"y\"}\n{\"end\":true,\"status\":0}\n"},
 	    {"{\"verb\":\"echo\"}\n",
-		"{\"end\":true,\"status\":64,\"error\":\"usage: echo TEXT\"}\n"},
+		"{\"end\":true,\"status\":64,\"error\":\"usage: echo TEXT [--x=V] [--x-long]\"}\n"},
 	    {"{\"verb\":\"echo\",\"args\":[\"a\",\"b\"]}\n",
-		"{\"end\":true,\"status\":64,\"error\":\"usage: echo TEXT\"}\n"},
+		"{\"end\":true,\"status\":64,\"error\":\"usage: echo TEXT [--x=V] [--x-long]\"}\n"},
 	    {"{\"verb\":\"fail\"}\n", "{\"end\":true,\"status\":69,\"error\":\"no fish here\"}\n"},
+	    {"{\"verb\":\"echo\",\"args\":[\"a\"],\"options\":{\"x-long\":\"1\"}}\n",
+		"{\"arg\":\"a\",\"x\":\"-\"}\n{\"end\":true,\"status\":0}\n"},
+	    {"{\"verb\":\"echo\",\"args\":[\"a\"],\"options\":{\"x\":\"1\",\"x-lon\":\"1\"}}\n",
+		"{\"end\":true,\"status\":64,\"error\":\"no option --x-lon here; usage: echo TEXT "
+		"[--x=V] [--x-long]\"}\n"},
+	    {"{\"verb\":\"fail\",\"options\":{\"x\":\"1\"}}\n",
+		"{\"end\":true,\"status\":64,\"error\":\"no option --x here; usage: fail\"}\n"},
+	    {"{\"verb\":\"help\",\"options\":{\"x\":\"1\"}}\n",
+		"{\"end\":true,\"status\":64,\"error\":\"no option --x here; usage: help\"}\n"},
 	    {"{\"verb\":\"nonsense\"}\n",
 		"{\"end\":true,\"status\":64,\"error\":\"no such verb: nonsense (try help)\"}\n"},
 	    {"{\"verb\":\"echo\",\"args\":[1]}\n",
@@ -229,8 +238,9 @@ static void test_help(void **state)
 	turns(3);
 	say(fd, "\"help\"}\n"); /* in two pieces */
 	hear(fd, &b);
-	assert_non_null(strstr((const char *)b.p,
-	    "{\"verb\":\"echo\",\"usage\":\"echo TEXT\",\"help\":\"Says it again.\"}\n"));
+	assert_non_null(
+	    strstr((const char *)b.p, "{\"verb\":\"echo\",\"usage\":\"echo TEXT [--x=V] "
+				      "[--x-long]\",\"help\":\"Says it again.\"}\n"));
 	buf_fini(&b);
 	close(fd);
 }
