@@ -121,7 +121,8 @@ static void f_logged(struct buf *b, const struct fields *f)
 }
 static void f_queued(struct buf *b, const struct fields *f)
 {
-	put_time(b, f->queued_ms);
+	if (f->queued_ms > 0) /* a connection's failure is no message's */
+		put_time(b, f->queued_ms);
 }
 static void f_orig(struct buf *b, const struct fields *f)
 {
@@ -165,7 +166,8 @@ static void f_esmtp(struct buf *b, const struct fields *f)
 }
 static void f_size(struct buf *b, const struct fields *f)
 {
-	put_number(b, f->size);
+	if (f->id != 0)
+		put_number(b, f->size);
 }
 static void f_vmta(struct buf *b, const struct fields *f)
 {
@@ -228,6 +230,8 @@ static void f_attempt(struct buf *b, const struct fields *f)
 static void f_id(struct buf *b, const struct fields *f)
 {
 	char text[RECORD_ID_TEXT];
+	if (f->id == 0)
+		return;
 	record_id_print(text, f->id);
 	buf_cstr(b, text);
 }
@@ -380,7 +384,7 @@ void account_outcome(struct buf *b, enum account_format format, const struct j_o
 	    .vmta = o->vmta,
 	    .campaign = o->campaign,
 	    .envid = o->envid,
-	    .queue = o->queue,
+	    .queue = rcpt->queue,
 	    .tenant = o->tenant,
 	    .has_attempt = true,
 	    .attempt = rcpt->attempts +
@@ -421,4 +425,35 @@ void account_received(struct buf *b, enum account_format format, const struct j_
 		if (!rd.bad)
 			put_line(b, format, &f);
 	}
+}
+
+/* "x.y.z" behind the reply's code, or empty. */
+static struct str reply_status(const struct j_queue *r)
+{
+	struct str rest = r->text;
+	if (r->code == 0)
+		return STR("");
+	str_cut(&rest, ' ');
+	struct str status = str_cut(&rest, ' ');
+	bool good = status.n >= 5 && status.n < RESULT_STATUS_MAX && status.p[1] == '.' &&
+		    (status.p[0] == '4' || status.p[0] == '5');
+	for (size_t i = 0; i < status.n; i++)
+		good = good && (status.p[i] == '.' || (status.p[i] >= '0' && status.p[i] <= '9'));
+	return good ? status : STR("");
+}
+
+void account_queue(struct buf *b, enum account_format format, const struct j_queue *r)
+{
+	struct str status = reply_status(r);
+	struct fields f = {.type = ACCOUNT_QUEUE_DEFERRED,
+	    .logged_ms = r->wall_ms,
+	    .status = status.n > 0     ? status
+		      : r->relay.n > 0 ? STR("4.4.1")
+				       : STR("4.4.3"), /* RFC 3463 3.5: host, directory server */
+	    .diag = r->text,
+	    .source = r->source,
+	    .vmta = r->vmta,
+	    .queue = r->queue};
+	split_relay(&f, r->relay);
+	put_line(b, format, &f);
 }

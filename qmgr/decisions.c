@@ -151,6 +151,13 @@ static void need(struct qmgr *q, const struct job_view *v, const struct result_c
 	}
 }
 
+/* Recipients of one message that end together may stand in several queues; the record names the
+ * first one's. They stay in one record all the same, so that the sender gets one report. */
+static struct str other_queue(const struct qmgr *q, const struct job_view *v)
+{
+	return str_eq(q->decisions.common.queue, v->queue) ? STR("") : v->queue;
+}
+
 static bool is_final(enum core_outcome outcome)
 {
 	return outcome != OUTCOME_DEFERRED && outcome != OUTCOME_RETRY;
@@ -224,6 +231,7 @@ static void done(struct qmgr *q, const struct core_decision *dec, const struct r
 	enum j_report report = report_for(dec, &rcpt.result, &v);
 	rcpt.report = (uint8_t)report;
 	need(q, &v, ctx, report);
+	rcpt.queue = other_queue(q, &v);
 	put_rcpt(q, &rcpt);
 	count(q, dec, &v);
 	if (is_final(dec->outcome))
@@ -249,6 +257,7 @@ static void delayed(struct qmgr *q, const struct core_decision *dec)
 		.text = dec->text}};
 	need(q, &v, NULL, REPORT_DELAYED);
 	q->decisions.common.retry_until_ms = (uint64_t)core_expires_ms(q->core, dec->job);
+	rcpt.queue = other_queue(q, &v);
 	put_rcpt(q, &rcpt);
 	decisions_dirty(q, dec->job, v.flags);
 }

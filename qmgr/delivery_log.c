@@ -157,3 +157,35 @@ void log_lines_outcome(struct buf *b, const struct j_outcome *o, const struct j_
 	clean(b, rcpt->result.text);
 	buf_cstr(b, rcpt->flags & JOB_UNCERTAIN ? ") uncertain\n" : ")\n");
 }
+
+/* Postfix's words; readers know them. */
+void log_lines_queue(struct buf *b, const struct j_queue *r, log_prefix_fn *prefix, void *ctx)
+{
+	static const struct str again = {"connect: ", 9};
+	struct str text = r->text, host = r->relay;
+	for (size_t i = 0; i < host.n; i++)
+		if (host.p[i] == ']')
+			host.n = i + 1;
+	prefix(ctx, b, "smtp-out", r->wall_ms);
+	if (r->relay.n == 0) {
+		clean(b, r->domain);
+		buf_cstr(b, ": name service error: ");
+		clean(b, text);
+	} else if (r->stage == STAGE_CONNECT) {
+		if (str_starts_nocase(text, again))
+			text = (struct str){text.p + again.n, text.n - again.n};
+		buf_cstr(b, "connect to ");
+		clean(b, r->relay);
+		buf_cstr(b, ": ");
+		clean(b, text);
+	} else {
+		buf_cstr(b, "host ");
+		clean(b, host);
+		buf_cstr(b, r->code == 0		 ? " failed: "
+			    : r->stage == STAGE_GREETING ? " refused to talk to me: "
+							 : " said: ");
+		clean(b, text);
+		buf_printf(b, " (%s)", stage_name(r->stage));
+	}
+	buf_cstr(b, "\n");
+}

@@ -195,6 +195,8 @@ void on_route(void *ctx, struct chan *from_chan, struct msg_route *m)
 		    q->core, m->domain, m->route_class, m->ttl_s, m->text, hosts, n, q->now_ms);
 	free(hosts);
 	decisions_drain(q, NULL);
+	if (rc >= 0 && m->route_class == ROUTE_TEMPORARY)
+		failures_route(q, m->domain, m->text);
 }
 
 /* --- from smtp-out ------------------------------------------------------------------------------
@@ -266,6 +268,7 @@ void on_conn_closed(void *ctx, struct chan *from_chan, struct msg_conn_closed *m
 	    .code = m->code,
 	    .was_ready = m->was_ready,
 	    .text = m->text};
+	failures_conn(q, m);
 	core_conn_closed(q->core, m->conn, &failure, q->now_ms);
 	decisions_drain(q, NULL);
 }

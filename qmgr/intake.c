@@ -102,22 +102,22 @@ static void journal_received(struct taking *t, struct str envelope)
 		put_rcpts(&rcpts, &full);
 		envelope_fini(&full);
 	}
-	j_received_encode(
-	    journal_buf(t->q->journal), &(struct j_received){.id = r->id,
-					    .wall_ms = (uint64_t)clock_wall_ms(),
-					    .arrived_ms = r->arrived_ms,
-					    .segment = t->segment->row.number,
-					    .offset = r->offset,
-					    .bytes = r->headers_bytes + r->content_bytes,
-					    .rcpt_count = (uint32_t)e->rcpt_count,
-					    .sender = e->sender,
-					    .envid = e->envid,
-					    .vmta = e->vmta,
-					    .tenant = e->tenant,
-					    .campaign = e->campaign,
-					    .client = e->client,
-					    .helo = e->helo,
-					    .rcpts = {(const char *)rcpts.p, rcpts.n}});
+	j_received_encode(journal_buf(t->q->journal),
+	    &(struct j_received){.id = r->id,
+		.wall_ms = (uint64_t)clock_wall_ms(),
+		.arrived_ms = r->arrived_ms,
+		.segment = t->segment->row.number,
+		.offset = r->offset,
+		.bytes = r->headers_bytes + r->content_bytes,
+		.rcpt_count = (uint32_t)e->rcpt_count,
+		.sender = e->sender,
+		.envid = e->envid,
+		.vmta = e->vmta.n > 0 ? e->vmta : core_default_vmta(t->q->core),
+		.tenant = e->tenant,
+		.campaign = e->campaign,
+		.client = e->client,
+		.helo = e->helo,
+		.rcpts = {(const char *)rcpts.p, rcpts.n}});
 	buf_fini(&rcpts);
 	t->q->counters.received++;
 	t->q->counters.received_bytes += r->headers_bytes + r->content_bytes;

@@ -260,6 +260,39 @@ int j_settled_decode(struct str payload, struct j_settled *r)
 	return payload_end(&rd);
 }
 
+static void queue_texts(struct j_queue *r, struct str *out[6])
+{
+	struct str *all[] = {&r->queue, &r->vmta, &r->domain, &r->relay, &r->source, &r->text};
+	memcpy(out, all, sizeof(all));
+}
+
+void j_queue_encode(struct buf *b, const struct j_queue *r)
+{
+	struct j_queue copy = *r;
+	struct str *texts[6];
+	queue_texts(&copy, texts);
+	size_t at = journal_record_begin(b, J_QUEUE);
+	buf_u64(b, r->wall_ms);
+	buf_u16(b, r->code);
+	buf_u8(b, r->stage);
+	for (size_t i = 0; i < COUNT_OF(texts); i++)
+		buf_str16(b, *texts[i]);
+	journal_record_end(b, at);
+}
+
+int j_queue_decode(struct str payload, struct j_queue *r)
+{
+	struct rd rd = payload_rd(payload);
+	struct str *texts[6];
+	queue_texts(r, texts);
+	r->wall_ms = rd_u64(&rd);
+	r->code = rd_u16(&rd);
+	r->stage = rd_u8(&rd);
+	for (size_t i = 0; i < COUNT_OF(texts); i++)
+		*texts[i] = rd_str16(&rd);
+	return payload_end(&rd);
+}
+
 void j_next_encode(struct buf *b)
 {
 	journal_record_end(b, journal_record_begin(b, J_NEXT));
@@ -268,7 +301,7 @@ void j_next_encode(struct buf *b)
 /* --- outcomes ----------------------------------------------------------------------------------
  */
 
-enum { BIT_PAST_DOT = 1, BIT_RELAYED = 2, BIT_SAME_TEXT = 4 };
+enum { BIT_PAST_DOT = 1, BIT_RELAYED = 2, BIT_SAME_TEXT = 4, BIT_QUEUE = 8 };
 
 void j_rcpts_init(struct j_rcpts *r)
 {
@@ -285,7 +318,7 @@ void j_rcpts_reset(struct j_rcpts *r)
 {
 	buf_reset(&r->b);
 	r->count = 0;
-	r->text_n = 0;
+	r->text_n = r->queue_n = 0;
 }
 
 void j_rcpts_put(struct j_rcpts *r, const struct j_rcpt *rcpt)
@@ -293,6 +326,9 @@ void j_rcpts_put(struct j_rcpts *r, const struct j_rcpt *rcpt)
 	const struct rcpt_result *result = &rcpt->result;
 	bool same = r->text_n > 0 && r->text_n == result->text.n &&
 		    memcmp(r->b.p + r->text_at, result->text.p, r->text_n) == 0;
+	bool moves =
+	    r->queue_n != rcpt->queue.n ||
+	    (r->queue_n > 0 && memcmp(r->b.p + r->queue_at, rcpt->queue.p, r->queue_n) != 0);
 	buf_u16(&r->b, result->ordinal);
 	buf_u8(&r->b, rcpt->outcome);
 	buf_u8(&r->b, rcpt->flags);
@@ -303,8 +339,9 @@ void j_rcpts_put(struct j_rcpts *r, const struct j_rcpt *rcpt)
 	buf_u8(&r->b, result->verdict);
 	buf_u8(&r->b, result->stage);
 	buf_u8(&r->b, result->notify);
-	buf_u8(&r->b, (uint8_t)((result->past_dot ? BIT_PAST_DOT : 0) |
-				(result->relayed ? BIT_RELAYED : 0) | (same ? BIT_SAME_TEXT : 0)));
+	buf_u8(&r->b,
+	    (uint8_t)((result->past_dot ? BIT_PAST_DOT : 0) | (result->relayed ? BIT_RELAYED : 0) |
+		      (same ? BIT_SAME_TEXT : 0) | (moves ? BIT_QUEUE : 0)));
 	buf_str16(&r->b, result->status);
 	buf_str16(&r->b, result->said_by);
 	buf_str16(&r->b, result->address);
@@ -313,6 +350,11 @@ void j_rcpts_put(struct j_rcpts *r, const struct j_rcpt *rcpt)
 		buf_str16(&r->b, result->text);
 		r->text_n = result->text.n;
 		r->text_at = r->b.n - r->text_n;
+	}
+	if (moves) {
+		buf_str16(&r->b, rcpt->queue);
+		r->queue_n = rcpt->queue.n;
+		r->queue_at = r->b.n - r->queue_n;
 	}
 	r->count++;
 }
@@ -365,7 +407,8 @@ int j_outcome_decode(struct str payload, struct j_outcome *r)
 
 struct j_rcpt_reader j_rcpt_reader(const struct j_outcome *r)
 {
-	return (struct j_rcpt_reader){.rd = rd_of(r->rcpts.p, r->rcpts.n)};
+	return (struct j_rcpt_reader){
+	    .rd = rd_of(r->rcpts.p, r->rcpts.n), .record_queue = r->queue, .queue = r->queue};
 }
 
 int j_rcpt_take(struct j_rcpt_reader *reader, struct j_rcpt *out)
@@ -394,5 +437,11 @@ int j_rcpt_take(struct j_rcpt_reader *reader, struct j_rcpt *out)
 	if ((bits & BIT_SAME_TEXT) == 0)
 		reader->text = rd_str16(rd);
 	result->text = reader->text;
+	if ((bits & BIT_QUEUE) != 0) {
+		reader->queue = rd_str16(rd);
+		if (reader->queue.n == 0)
+			reader->queue = reader->record_queue;
+	}
+	out->queue = reader->queue;
 	return rd->bad ? -EBADMSG : 1;
 }

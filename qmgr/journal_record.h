@@ -29,6 +29,7 @@ enum journal_type {
 	J_REPORTED = 7, /* a DSN was taken in: its cause is settled */
 	J_SETTLED = 8,	/* no DSN is owed */
 	J_NEXT = 9,	/* the journal goes on in the next file */
+	J_QUEUE = 10,	/* a connection, or the way to a domain, failed before any message */
 	J_TYPES
 };
 struct journal_record {
@@ -77,6 +78,13 @@ struct j_settled {
 	uint64_t id, ticket, wall_ms;
 	struct str why;
 };
+/* Tells log and accounting; nothing follows from it. Without a relay, the name servers failed. */
+struct j_queue {
+	uint64_t wall_ms;
+	uint16_t code; /* 0: no reply */
+	uint8_t stage; /* enum smtp_stage */
+	struct str queue, vmta, domain, relay, source, text;
+};
 
 /* What a report is wanted for; values stand on disk. */
 enum j_report { REPORT_NONE = 0, REPORT_FAILED = 1, REPORT_DELAYED = 2, REPORT_SUCCESS = 3 };
@@ -87,6 +95,7 @@ struct j_rcpt {
 	uint8_t report;	 /* enum j_report */
 	uint16_t attempts;
 	uint64_t due_ms;
+	struct str queue; /* where it is not the record's; encode: empty then */
 	struct rcpt_result result;
 };
 struct j_outcome {
@@ -106,6 +115,7 @@ void j_received_encode(struct buf *b, const struct j_received *r);
 void j_removed_encode(struct buf *b, const struct j_removed *r);
 void j_reported_encode(struct buf *b, const struct j_reported *r);
 void j_settled_encode(struct buf *b, const struct j_settled *r);
+void j_queue_encode(struct buf *b, const struct j_queue *r);
 void j_next_encode(struct buf *b);
 /* 0 or -EBADMSG; views into the payload */
 int j_start_decode(struct str payload, struct j_start *r) MUST_USE;
@@ -115,14 +125,16 @@ int j_received_decode(struct str payload, struct j_received *r) MUST_USE;
 int j_removed_decode(struct str payload, struct j_removed *r) MUST_USE;
 int j_reported_decode(struct str payload, struct j_reported *r) MUST_USE;
 int j_settled_decode(struct str payload, struct j_settled *r) MUST_USE;
+int j_queue_decode(struct str payload, struct j_queue *r) MUST_USE;
 int j_outcome_decode(struct str payload, struct j_outcome *r) MUST_USE;
 
 /* An outcome is built recipient by recipient: the recipients gather in `rcpts`, then the record is
- * written around them. Texts equal to the one before are written once. */
+ * written around them. Texts and queues equal to the one before are written once. */
 struct j_rcpts {
 	struct buf b;
 	uint16_t count;
-	size_t text_at, text_n; /* of the last one, in b */
+	size_t text_at, text_n;	  /* of the last one, in b */
+	size_t queue_at, queue_n; /* the same */
 };
 void j_rcpts_init(struct j_rcpts *r);
 void j_rcpts_fini(struct j_rcpts *r);
@@ -132,6 +144,7 @@ void j_outcome_encode(struct buf *b, const struct j_outcome *r, const struct j_r
 struct j_rcpt_reader {
 	struct rd rd;
 	struct str text;
+	struct str record_queue, queue;
 };
 struct j_rcpt_reader j_rcpt_reader(const struct j_outcome *r);
 int j_rcpt_take(

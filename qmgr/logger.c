@@ -242,6 +242,17 @@ static void received(struct logger *l, struct str payload)
 			account_received(&l->accounting[i].out, l->accounting[i].format, &r);
 }
 
+static void queue_failed(struct logger *l, struct str payload)
+{
+	struct j_queue r;
+	if (j_queue_decode(payload, &r) != 0)
+		return;
+	log_lines_queue(&l->log.out, &r, prefix, l);
+	for (size_t i = 0; i < ACCOUNTING_FILES_MAX; i++)
+		if (l->accounting[i].types & ACCOUNT_QUEUE_DEFERRED)
+			account_queue(&l->accounting[i].out, l->accounting[i].format, &r);
+}
+
 static void record(void *ctx, const struct journal_record *rec)
 {
 	struct logger *l = ctx;
@@ -251,6 +262,8 @@ static void record(void *ctx, const struct journal_record *rec)
 		outcome(l, rec->payload);
 	else if (rec->type == J_RECEIVED)
 		received(l, rec->payload);
+	else if (rec->type == J_QUEUE)
+		queue_failed(l, rec->payload);
 	else if (rec->type == J_REMOVED && j_removed_decode(rec->payload, &removed) == 0)
 		log_lines_removed(&l->log.out, &removed, prefix, l);
 	else if (rec->type == J_REPORTED && j_reported_decode(rec->payload, &reported) == 0)

@@ -16,6 +16,7 @@ void log_lines_reported(
     struct buf *b, const struct j_reported *r, log_prefix_fn *prefix, void *ctx);
 void log_lines_outcome(struct buf *b, const struct j_outcome *o, const struct j_rcpt *rcpt,
     const struct envelope *e, log_prefix_fn *prefix, void *ctx);
+void log_lines_queue(struct buf *b, const struct j_queue *r, log_prefix_fn *prefix, void *ctx);
 
 enum account_format { ACCOUNT_CSV = 0, ACCOUNT_JSON = 1 };
 enum account_type {
@@ -33,5 +34,6 @@ unsigned account_type_of(
 void account_header(struct buf *b);			   /* of CSV */
 void account_outcome(struct buf *b, enum account_format format, const struct j_outcome *o,
     const struct j_rcpt *rcpt, const struct envelope *e);
+void account_queue(struct buf *b, enum account_format format, const struct j_queue *r);
 /* A line for each recipient that the record names. */
 void account_received(struct buf *b, enum account_format format, const struct j_received *r);

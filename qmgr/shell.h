@@ -155,6 +155,16 @@ struct decisions {
 	size_t scratch_cap;
 };
 
+/* ---- failures.c: what failed before any message, for log and accounting ---- */
+struct failures {
+	struct {
+		uint64_t key; /* of queue and text */
+		int64_t until_ms;
+	} told[1024]; /* one more that falls on a slot forgets the other: it is told too often */
+};
+void failures_conn(struct qmgr *q, const struct msg_conn_closed *m); /* before the core hears it */
+void failures_route(struct qmgr *q, struct str domain, struct str text);
+
 /* ---- bounces.c (a DSN exactly once) ---- */
 struct bounce {
 	struct bounce *next,
@@ -324,6 +334,7 @@ struct qmgr {
 	struct peer *peers;
 	struct segments segments;
 	struct decisions decisions;
+	struct failures failures;
 	struct bounces bounces;
 	struct commit commit;
 	struct admission admission;
@@ -359,7 +370,8 @@ void qmgr_file(struct qmgr *q, enum file_kind kind, uint16_t index, int fd); /* 
 void qmgr_logger_ready(struct qmgr *q);
 void qmgr_turn(void *arg);	 /* the end-of-turn hook */
 void qmgr_serve(struct qmgr *q); /* recovery is through: grants, credits, reports */
-/* The message has killed its worker so many times: from POISON_DEATHS on it is set aside, at once. */
+/* The message has killed its worker so many times: from POISON_DEATHS on it is set aside, at once.
+ */
 void qmgr_poison(struct qmgr *q, uint64_t id, uint8_t deaths);
 enum { POISON_DEATHS = 3 };
 void qmgr_stop(struct qmgr *q, uint32_t deadline_ms);

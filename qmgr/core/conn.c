@@ -441,6 +441,19 @@ void core_conn_ready(
 	conn_settle(core, c);
 }
 
+bool core_conn(const struct core *core, uint64_t id, struct core_conn_view *v)
+{
+	const struct conn *c = conn_find(core, id);
+
+	if (!c)
+		return false;
+	*v = (struct core_conn_view){.queue = str_of(c->queue->name),
+	    .vmta = name_str(c->queue->vmta->name),
+	    .domain = name_str(c->domain->name),
+	    .source = name_str(c->path->source)};
+	return true;
+}
+
 void core_conn_closed(
     struct core *core, uint64_t id, const struct core_failure *failure, int64_t now_ms)
 {

@@ -346,6 +346,26 @@ struct str core_destination(const struct core *core, struct str name)
 	return name_str(d->literal ? d->name : d->site->name);
 }
 
+bool core_unrouted_queue(
+    const struct core *core, struct str domain, size_t n, struct core_conn_view *v)
+{
+	const struct domain *d = domain_find(core, domain);
+
+	if (!d || d->route || !d->own)
+		return false;
+	for (struct link *l = d->own->queues.next; l != &d->own->queues; l = l->next) {
+		const struct queue *q = OWNER(l, struct queue, in_dest);
+
+		if (n-- > 0)
+			continue;
+		*v = (struct core_conn_view){.queue = str_of(q->name),
+		    .vmta = name_str(q->vmta->name),
+		    .domain = name_str(d->name)};
+		return true;
+	}
+	return false;
+}
+
 /* ---- timer and end ---- */
 
 /* One timer: the next question while mail waits for it, else the end of an idle domain. */

@@ -188,6 +188,11 @@ struct vmta *vmta_acting(const struct core *core, struct vmta *v)
 	return d ? d : v;
 }
 
+struct str core_default_vmta(const struct core *core)
+{
+	return name_str(core->default_vmta);
+}
+
 static const char *default_vmta_name(const struct conf_node *root)
 {
 	const struct conf_node *first = conf_next(root, CONF_VMTA, NULL);

@@ -21,6 +21,7 @@ static void decode_all(struct str payload)
 	struct j_removed removed;
 	struct j_reported reported;
 	struct j_settled settled;
+	struct j_queue queue;
 	struct j_outcome outcome;
 	struct j_rcpt rcpt;
 	if (j_start_decode(payload, &start) == 0)
@@ -37,12 +38,17 @@ static void decode_all(struct str payload)
 		sink ^= reported.kind;
 	if (j_settled_decode(payload, &settled) == 0)
 		touch(settled.why);
+	if (j_queue_decode(payload, &queue) == 0) {
+		touch(queue.relay);
+		touch(queue.text);
+	}
 	if (j_outcome_decode(payload, &outcome) != 0)
 		return;
 	struct j_rcpt_reader reader = j_rcpt_reader(&outcome);
 	while (j_rcpt_take(&reader, &rcpt) == 1) {
 		touch(rcpt.result.text);
 		touch(rcpt.result.address);
+		touch(rcpt.queue);
 	}
 }
 

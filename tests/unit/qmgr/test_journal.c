@@ -213,6 +213,68 @@ static void test_outcome_comes_back(void **state)
 	buf_fini(&b);
 }
 
+static void test_each_recipient_names_its_queue(void **state)
+{
+	(void)state;
+	static const char *const put[] = {"", "b/v", "b/v", "", "c/v"};
+	static const char *const want[] = {"a/v", "b/v", "b/v", "a/v", "c/v"};
+	struct buf b;
+	struct j_rcpts rcpts;
+	buf_init(&b, 65536);
+	j_rcpts_init(&rcpts);
+	for (uint16_t i = 0; i < COUNT_OF(put); i++)
+		j_rcpts_put(
+		    &rcpts, &(struct j_rcpt){.queue = str_of(put[i]), .result = {.ordinal = i}});
+	j_outcome_encode(&b, &(struct j_outcome){.id = 7, .queue = STR("a/v")}, &rcpts);
+	journal_record_seal(b.p, b.n, 0);
+	struct str bytes = {(const char *)b.p, b.n};
+	uint64_t pos = 0;
+	struct journal_record r;
+	struct j_outcome back;
+	struct j_rcpt rcpt;
+	assert_int_equal(1, journal_record_take(&bytes, &pos, &r));
+	assert_int_equal(0, j_outcome_decode(r.payload, &back));
+	struct j_rcpt_reader reader = j_rcpt_reader(&back);
+	for (size_t i = 0; i < COUNT_OF(want); i++) {
+		assert_int_equal(1, j_rcpt_take(&reader, &rcpt));
+		assert_true(str_eq(rcpt.queue, str_of(want[i])));
+	}
+	assert_int_equal(0, j_rcpt_take(&reader, &rcpt));
+	j_rcpts_fini(&rcpts);
+	buf_fini(&b);
+}
+
+static void test_queue_failure_comes_back(void **state)
+{
+	(void)state;
+	struct buf b;
+	buf_init(&b, 65536);
+	struct j_queue back, one = {.wall_ms = 5,
+				 .code = 421,
+				 .stage = STAGE_GREETING,
+				 .queue = STR("q/v"),
+				 .vmta = STR("v"),
+				 .domain = STR("d.test"),
+				 .relay = STR("mx.d.test[127.0.0.1]:25"),
+				 .source = STR("127.0.0.2"),
+				 .text = STR("421 4.7.0 not now")};
+	j_queue_encode(&b, &one);
+	journal_record_seal(b.p, b.n, 0);
+	struct str bytes = {(const char *)b.p, b.n};
+	uint64_t pos = 0;
+	struct journal_record r;
+	assert_int_equal(1, journal_record_take(&bytes, &pos, &r));
+	assert_int_equal(J_QUEUE, r.type);
+	assert_int_equal(0, j_queue_decode(r.payload, &back));
+	assert_true(back.wall_ms == 5 && back.code == 421 && back.stage == STAGE_GREETING);
+	assert_true(str_eq(back.queue, one.queue) && str_eq(back.vmta, one.vmta));
+	assert_true(str_eq(back.domain, one.domain) && str_eq(back.relay, one.relay));
+	assert_true(str_eq(back.source, one.source) && str_eq(back.text, one.text));
+	for (size_t n = 0; n < r.payload.n; n++)
+		assert_int_equal(-EBADMSG, j_queue_decode((struct str){r.payload.p, n}, &back));
+	buf_fini(&b);
+}
+
 static void test_many_files_read_back_in_order(void **state)
 {
 	(void)state;
@@ -383,6 +445,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_records_survive_only_whole),
 	    cmocka_unit_test(test_outcome_comes_back),
+	    cmocka_unit_test(test_each_recipient_names_its_queue),
+	    cmocka_unit_test(test_queue_failure_comes_back),
 	    cmocka_unit_test_setup_teardown(test_many_files_read_back_in_order, make_dir, drop_dir),
 	    cmocka_unit_test_setup_teardown(test_cut_at_every_byte, make_dir, drop_dir),
 	    cmocka_unit_test_setup_teardown(test_flipped_bytes, make_dir, drop_dir),
