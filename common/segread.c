@@ -12,6 +12,7 @@
  * still on its way; the descriptor then lives until that message is done with.
  */
 #include "common/segread.h"
+#include "common/file.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -102,18 +103,10 @@ static int read_more(int fd, struct buf *b, size_t n, uint64_t offset)
 	unsigned char *to = buf_reserve(b, n);
 	if (!to)
 		return -EBADMSG;
-	size_t done = 0;
-	while (done < n) {
-		ssize_t got = pread(fd, to + done, n - done, (off_t)(offset + done));
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got < 0)
-			return -errno;
-		if (got == 0)
-			break;
-		done += (size_t)got;
-	}
-	b->n += done;
+	ssize_t got = file_read_at(fd, to, n, offset);
+	if (got < 0)
+		return (int)got;
+	b->n += (size_t)got;
 	return 0;
 }
 

@@ -12,6 +12,7 @@
  * Work is done in slices of a turn, one segment after another in the order given. The segment's
  * state is READING meanwhile; what the same writer says of it waits (reading_finish()).
  */
+#include "common/file.h"
 #include "common/log.h"
 #include "qmgr/shell.h"
 #include <errno.h>
@@ -79,22 +80,6 @@ void reading_fini(struct qmgr *q)
 	}
 }
 
-static ssize_t read_at(int fd, unsigned char *to, size_t n, uint64_t offset)
-{
-	size_t done = 0;
-	while (done < n) {
-		ssize_t got = pread(fd, to + done, n - done, (off_t)(offset + done));
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got < 0)
-			return -errno;
-		if (got == 0)
-			break;
-		done += (size_t)got;
-	}
-	return (ssize_t)done;
-}
-
 /* n <= WINDOW bytes at offset, or NULL: beyond the end, or unreadable. */
 static const unsigned char *look(struct reading *r, uint64_t offset, size_t n)
 {
@@ -102,7 +87,7 @@ static const unsigned char *look(struct reading *r, uint64_t offset, size_t n)
 		return NULL;
 	bool inside = offset >= r->window_at && offset + n <= r->window_at + r->window_n;
 	if (!inside) {
-		ssize_t got = read_at(r->fd, r->window, WINDOW, offset);
+		ssize_t got = file_read_at(r->fd, r->window, WINDOW, offset);
 		r->window_at = offset;
 		r->window_n = got > 0 ? (size_t)got : 0;
 		if (r->window_n < n)
@@ -319,14 +304,14 @@ int reading_envelope(
 	if (fd < 0)
 		return fd;
 	int rc = 0;
-	if (read_at(fd, head, sizeof(head), offset) != (ssize_t)sizeof(head) ||
+	if (file_read_at(fd, head, sizeof(head), offset) != (ssize_t)sizeof(head) ||
 	    record_decode(record, head) != 0 || record->nonce_high != s->row.nonce_high ||
 	    record->nonce_low != s->row.nonce_low || record->offset != offset)
 		rc = -EBADMSG;
 	buf_reset(envelope);
 	unsigned char *p = rc == 0 ? buf_reserve(envelope, record->envelope_bytes + 1) : NULL;
-	if (rc == 0 && (p == NULL || read_at(fd, p, record->envelope_bytes, record->data_offset) !=
-					 (ssize_t)record->envelope_bytes))
+	if (rc == 0 && (p == NULL || file_read_at(fd, p, record->envelope_bytes,
+					 record->data_offset) != (ssize_t)record->envelope_bytes))
 		rc = -EBADMSG;
 	if (rc == 0) {
 		envelope->n = record->envelope_bytes;
