@@ -25,7 +25,7 @@ LIBS_smtpd := -lssl -lcrypto
 LIBS_qmgr := -llmdb
 LIBS_smtp-out := -lssl -lcrypto
 LIBS_resolver := -lldns
-LIBS := -lconfig -lidn2 -ljansson -lseccomp -lssl -lcrypto
+LIBS := -lpcre2-8 -lconfig -lidn2 -ljansson -lseccomp -lssl -lcrypto
 
 sources = $(wildcard $(1)/*.c $(1)/core/*.c)
 objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))

@@ -33,6 +33,20 @@ const struct conf_place conf_places[] = {
 };
 const size_t conf_place_count = COUNT_OF(conf_places);
 
+bool conf_is_group(enum conf_section_type section)
+{
+	static const bool groups[CONF_SECTION_COUNT] = {
+#define GROUP(name) [CONF_##name] = true,
+#define SECTION(name, list_key, parent, man)
+#define OPT(section, id, key, kind, min, max, def, consumers, man)
+#include "common/config.def"
+#undef SECTION
+#undef OPT
+	};
+
+	return groups[section];
+}
+
 /* Made once, then only read. */
 static struct {
 	pthread_once_t once;

@@ -46,6 +46,13 @@ enum conf_kind {
 	KIND_DOMAIN_OR_ANY, /* a domain, or "*" alone */
 	KIND_MAILBOX,	    /* a mail address */
 	KIND_FILE,	    /* a file name without directory */
+	KIND_RATE, /* "N/T burst B": num = N, nums = {T in ms, B}; "unlimited": num = -1; "auto": -2
+		    */
+	KIND_RECOVERY, /* "10%,50% every 10m": num = ms of a step, nums = percentages; "off": none
+			*/
+	KIND_INTS,     /* "50,100,250": nums */
+	KIND_NAMES,    /* a name, or an array of names */
+	KIND_REGEX,    /* a regular expression, checked by conf_check() */
 	KIND_COUNT
 };
 /* A worker is given up to this much configuration (conf_encode): about 100,000 domains. */
@@ -57,8 +64,8 @@ struct conf_value {
 	int64_t num;   /* INT BOOL TIME SIZE CHOICE … */
 	char *text;    /* owned; TEXT NAME DOMAIN ADDRESS PATH …; NULL: empty */
 	size_t count;  /* of a list */
-	int64_t *nums; /* TIMES; owned */
-	char **texts;  /* TEXTS NETWORKS SERVERS; owned */
+	int64_t *nums; /* TIMES RATE RECOVERY INTS; owned */
+	char **texts;  /* TEXTS NETWORKS SERVERS NAMES; owned */
 };
 struct conf_node {
 	enum conf_section_type type;

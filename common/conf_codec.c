@@ -86,6 +86,7 @@ static void encode_value(
 	case KIND_TEXTS:
 	case KIND_NETWORKS:
 	case KIND_SERVERS:
+	case KIND_NAMES:
 		buf_u32(out, (uint32_t)v->count);
 		for (size_t i = 0; i < v->count; i++)
 			buf_str16(out, str_of(v->texts[i]));
@@ -169,6 +170,22 @@ static size_t take_count(struct rd *r, size_t item_bytes)
 	return r->bad ? 0 : n;
 }
 
+/* Kinds that travel as their text, numbers being made from it at the other end. */
+static void decode_text(struct rd *r, enum conf_opt opt, struct conf_value *v)
+{
+	struct conf_value parsed;
+	char *text = take_text(r), why[200];
+	if (text == NULL || conf_parse_value(opt, str_of(text), &parsed, why) != 0) {
+		r->bad = true;
+	} else {
+		v->num = parsed.num;
+		v->count = parsed.count;
+		v->nums = parsed.nums;
+		v->text = parsed.text;
+	}
+	free(text);
+}
+
 static void decode_payload(struct rd *r, enum conf_opt opt, struct conf_value *v)
 {
 	switch (conf_opts[opt].kind) {
@@ -192,10 +209,16 @@ static void decode_payload(struct rd *r, enum conf_opt opt, struct conf_value *v
 	case KIND_TEXTS:
 	case KIND_NETWORKS:
 	case KIND_SERVERS:
+	case KIND_NAMES:
 		v->count = take_count(r, 2);
 		v->texts = xcalloc(v->count + 1, sizeof *v->texts);
 		for (size_t i = 0; i < v->count && !r->bad; i++)
 			v->texts[i] = take_text(r);
+		break;
+	case KIND_RATE:
+	case KIND_RECOVERY:
+	case KIND_INTS:
+		decode_text(r, opt, v);
 		break;
 	default:
 		v->text = take_text(r);

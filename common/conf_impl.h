@@ -28,6 +28,7 @@ unsigned conf_opt_consumers(enum conf_opt opt);	     /* bits 1 << proc_id */
 bool conf_opt_required(enum conf_opt opt);
 int conf_name_opt(enum conf_section_type section); /* its option "name", or -1 */
 const struct conf_place *conf_find_place(enum conf_section_type parent, const char *key);
+bool conf_is_group(enum conf_section_type section); /* one { }, not a list of them */
 bool conf_may_stand(enum conf_section_type section, enum conf_section_type parent);
 
 struct conf *conf_new(void); /* with an empty root */
@@ -39,7 +40,7 @@ struct conf_value *conf_slot(struct conf_node *n, enum conf_opt opt);
 void conf_set_text(
     struct conf_node *n, enum conf_opt opt, const char *text, uint16_t file, uint32_t line);
 
-bool conf_kind_is_list(enum conf_kind kind); /* of strings: TEXTS NETWORKS SERVERS */
+bool conf_kind_is_list(enum conf_kind kind); /* of strings: TEXTS NETWORKS SERVERS NAMES */
 int conf_value_add_item(
     enum conf_opt opt, struct conf_value *v, struct str item, char why[200]) MUST_USE;
 void conf_print_value(struct buf *out, enum conf_opt opt, const struct conf_value *v);

@@ -202,6 +202,9 @@ static bool type_fits(enum conf_kind kind, int type)
 		return type == CONFIG_TYPE_BOOL;
 	case KIND_BOOL_TIME:
 		return type == CONFIG_TYPE_BOOL || type == CONFIG_TYPE_STRING;
+	case KIND_NAMES:
+		return type == CONFIG_TYPE_ARRAY || type == CONFIG_TYPE_LIST ||
+		       type == CONFIG_TYPE_STRING;
 	case KIND_TEXTS:
 	case KIND_NETWORKS:
 	case KIND_SERVERS:
@@ -276,7 +279,8 @@ static bool read_value(
 		    conf_opts[opt].key, conf_kind_noun(kind), type_noun(s));
 		return false;
 	}
-	bool ok = conf_kind_is_list(kind) ? read_items(l, opt, s, v) : read_scalar(l, opt, s, v);
+	bool items = conf_kind_is_list(kind) && s->type != CONFIG_TYPE_STRING;
+	bool ok = items ? read_items(l, opt, s, v) : read_scalar(l, opt, s, v);
 	if (!ok)
 		conf_value_fini(v);
 	return ok;
@@ -376,9 +380,31 @@ static void read_entry(struct loader *l, struct conf_node *parent, const struct 
 	read_group(l, node, entry);
 }
 
+/* A section that stands once: later files add to it, key by key. */
+static void read_single(struct loader *l, struct conf_node *parent, const struct conf_place *place,
+    const config_setting_t *group)
+{
+	if (group->type != CONFIG_TYPE_GROUP) {
+		conf_problem(&l->problems, l->file, line_of(group),
+		    "%s: expected a group { }, got %s", place->key, type_noun(group));
+		return;
+	}
+	const struct conf_node *old = conf_next(parent, place->section, NULL);
+	struct conf_node *node = old != NULL ? parent->children[old->index] : NULL;
+	if (node == NULL) {
+		node = conf_node_new(place->section, l->file, line_of(group));
+		conf_node_add(parent, node);
+	}
+	read_group(l, node, group);
+}
+
 static void read_list(struct loader *l, struct conf_node *parent, const struct conf_place *place,
     const config_setting_t *list)
 {
+	if (conf_is_group(place->section)) {
+		read_single(l, parent, place, list);
+		return;
+	}
 	if (list->type != CONFIG_TYPE_LIST) {
 		conf_problem(&l->problems, l->file, line_of(list),
 		    "%s: expected a list %s = ( { ... } ), got %s", place->key, place->key,

@@ -22,6 +22,13 @@ static void print_list(
 	if (n == NULL)
 		return;
 	indent(out, depth);
+	if (conf_is_group(place->section)) {
+		buf_printf(out, "%s = {\n", place->key);
+		print_node(out, n, depth + 1);
+		indent(out, depth);
+		buf_cstr(out, "};\n");
+		return;
+	}
 	buf_printf(out, "%s = (\n", place->key);
 	while (n != NULL) {
 		indent(out, depth + 1);

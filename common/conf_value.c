@@ -18,8 +18,11 @@ enum {
 	TIMES_MAX = 64,	   /* steps of a retry list; nobody means more */
 	ITEMS_MAX = 65536, /* entries of an array: networks of a large sender, with room */
 	TEXT_MAX = 4096,
-	SHOWN_MAX = 60 /* bytes of a bad value that an error text repeats */
+	RATE_TIMES_MAX = 100000, /* "N/100000d" is nobody's rate */
+	SHOWN_MAX = 60		 /* bytes of a bad value that an error text repeats */
 };
+#define RATE_TIME_MAX INT64_C(31536000000) /* a year */
+#define RATE_AMOUNT_MAX (INT64_C(1) << 40) /* products with times stay far from overflow */
 typedef int parse_fn(
     const struct conf_opt_def *d, struct str s, struct conf_value *v, char why[200]);
 
@@ -396,6 +399,122 @@ static int parse_address(
 	return 0;
 }
 
+/* --- rates, steps, numbers ----------------------------------------------------------------------
+ */
+
+static void add_num(struct conf_value *v, int64_t n)
+{
+	v->nums = xrealloc(v->nums, (v->count + 1) * sizeof *v->nums);
+	v->nums[v->count++] = n;
+}
+
+/* The time of a rate: a time, or a bare unit; PowerMTA's long names are taken, too. */
+static int rate_time(struct str s, int64_t *ms)
+{
+	static const struct {
+		const char *name;
+		int64_t ms;
+	} words[] = {{"s", 1000}, {"sec", 1000}, {"m", 60000}, {"min", 60000}, {"h", 3600000},
+	    {"hr", 3600000}, {"d", 86400000}, {"day", 86400000}};
+	int64_t n = 1;
+	struct str rest = s;
+	bool counted = take_number(&rest, RATE_TIMES_MAX, &n) == 0;
+	for (size_t i = 0; i < COUNT_OF(words); i++)
+		if (str_eq(rest, str_of(words[i].name)) && (!counted || n > 0)) {
+			*ms = n * words[i].ms;
+			return *ms <= RATE_TIME_MAX ? 0 : -EINVAL;
+		}
+	return time_parse(s, ms) == 0 && *ms > 0 && *ms <= RATE_TIME_MAX ? 0 : -EINVAL;
+}
+
+/* Amounts may be sizes: "100M/h". One second's worth, rounded up, if no burst is given. */
+static int parse_rate(
+    const struct conf_opt_def *d, struct str s, struct conf_value *v, char why[200])
+{
+	static const char form[] =
+	    "a rate such as \"100/m\", \"20000/d burst 200\" or \"unlimited\"";
+	struct str rest = trim(s), amount, time;
+	int64_t n = 0, ms = 0, burst = 0;
+	if (str_eq(rest, STR("unlimited")) ||
+	    (str_eq(rest, STR("auto")) && str_eq(str_of(d->def), rest))) {
+		v->num = rest.p[0] == 'u' ? -1 : -2;
+		v->text = str_dup(rest);
+		return 0;
+	}
+	amount = trim(str_cut(&rest, '/'));
+	rest = trim(rest);
+	time = str_cut(&rest, ' ');
+	if (size_value(amount, &n) != 0 || rate_time(time, &ms) != 0)
+		return refuse(why, s, form);
+	rest = trim(rest);
+	if (rest.n > 0) {
+		struct str word = str_cut(&rest, ' ');
+		if (!str_eq(word, STR("burst")) || size_value(trim(rest), &burst) != 0 ||
+		    burst == 0)
+			return refuse(why, s, form);
+	}
+	if (n == 0)
+		return refuse(
+		    why, s, "a rate: 0 would stop all mail; use \"unlimited\", or pause the queue");
+	if (n > RATE_AMOUNT_MAX || burst > RATE_AMOUNT_MAX)
+		return refuse(why, s, "a rate of at most 1T");
+	v->num = n;
+	add_num(v, ms);
+	add_num(v, burst > 0 ? burst : (n * 1000 + ms - 1) / ms);
+	v->text = str_dup(trim(s));
+	return 0;
+}
+
+static int parse_recovery(
+    const struct conf_opt_def *d, struct str s, struct conf_value *v, char why[200])
+{
+	static const char form[] = "steps such as \"10%,50%,100% every 10m\", or \"off\"";
+	struct str rest = trim(s), steps;
+	int64_t last = 0;
+	(void)d;
+	if (str_eq(rest, STR("off"))) {
+		v->text = str_dup(rest);
+		return 0;
+	}
+	steps = str_cut(&rest, ' ');
+	rest = trim(rest);
+	if (!str_eq(str_cut(&rest, ' '), STR("every")) || time_parse(trim(rest), &v->num) != 0 ||
+	    v->num < 1000)
+		return refuse(why, s, form);
+	while (steps.n > 0) {
+		struct str step = trim(str_cut(&steps, ','));
+		int64_t n = 0;
+		if (take_number(&step, 100, &n) != 0 || !str_eq(step, STR("%")) || n <= last ||
+		    v->count == TIMES_MAX)
+			return refuse(why, s, form);
+		add_num(v, last = n);
+	}
+	if (v->count == 0)
+		return refuse(why, s, form);
+	v->text = str_dup(trim(s));
+	return 0;
+}
+
+static int parse_ints(
+    const struct conf_opt_def *d, struct str s, struct conf_value *v, char why[200])
+{
+	struct str rest = s;
+	while (rest.n > 0) {
+		struct str item = trim(str_cut(&rest, ','));
+		int64_t n = 0;
+		if (take_number(&item, INT64_MAX / 2, &n) != 0 || item.n > 0 ||
+		    v->count == ITEMS_MAX)
+			return refuse(why, s, "a list of numbers such as \"50,100,250\"");
+		if (in_range(d, s, n, why) != 0)
+			return -EINVAL;
+		add_num(v, n);
+	}
+	if (v->count == 0)
+		return refuse(why, s, "a list of numbers such as \"50,100,250\"");
+	v->text = str_dup(s);
+	return 0;
+}
+
 /* --- lists of texts --------------------------------------------------------------------------- */
 
 static int server_item(struct str s, char **out)
@@ -435,6 +554,12 @@ int conf_value_add_item(enum conf_opt opt, struct conf_value *v, struct str item
 		if (server_item(item, &text) != 0)
 			return refuse(why, item, "an address or address@port");
 		break;
+	case KIND_NAMES:
+		if (!name_valid(item))
+			return refuse(
+			    why, item, "a name (letters, digits, dot, underscore, hyphen)");
+		text = str_dup(item);
+		break;
 	default:
 		text = str_dup(item);
 		break;
@@ -447,7 +572,8 @@ int conf_value_add_item(enum conf_opt opt, struct conf_value *v, struct str item
 
 bool conf_kind_is_list(enum conf_kind kind)
 {
-	return kind == KIND_TEXTS || kind == KIND_NETWORKS || kind == KIND_SERVERS;
+	return kind == KIND_TEXTS || kind == KIND_NETWORKS || kind == KIND_SERVERS ||
+	       kind == KIND_NAMES;
 }
 
 static const struct kind_def {
@@ -473,6 +599,11 @@ static const struct kind_def {
     [KIND_DOMAIN_OR_ANY] = {"a string with a domain name, or \"*\"", parse_domain_or_any},
     [KIND_MAILBOX] = {"a string with a mail address", parse_mailbox},
     [KIND_FILE] = {"a string with a file name", parse_file},
+    [KIND_RATE] = {"a rate such as \"1000/15m burst 20\"", parse_rate},
+    [KIND_RECOVERY] = {"steps such as \"10%,50%,100% every 10m\"", parse_recovery},
+    [KIND_INTS] = {"a string with numbers such as \"50,100,250\"", parse_ints},
+    [KIND_NAMES] = {"a name or an array of names", NULL},
+    [KIND_REGEX] = {"a regular expression", parse_text},
 };
 
 const char *conf_kind_noun(enum conf_kind kind)
@@ -585,6 +716,7 @@ void conf_print_value(struct buf *out, enum conf_opt opt, const struct conf_valu
 	case KIND_TEXTS:
 	case KIND_NETWORKS:
 	case KIND_SERVERS:
+	case KIND_NAMES:
 		print_list(out, v);
 		break;
 	default:

@@ -40,7 +40,7 @@ enum route_class { /* MSG_ROUTE */
 	ROUTE_SELF = 6,	     /* best MX is this host: 5.4.6 */
 	ROUTE_CLASS_COUNT
 };
-enum tls_policy { TLS_OFF = 0, TLS_OPPORTUNISTIC = 1, TLS_POLICY_COUNT };
+enum tls_policy { TLS_OFF = 0, TLS_OPPORTUNISTIC = 1, TLS_REQUIRED = 2, TLS_POLICY_COUNT };
 
 /* Stages of the dialogue; names as in smtp-pattern-lists. */
 enum smtp_stage {
@@ -79,7 +79,15 @@ enum verdict { /* of one recipient in one attempt */
 	    3, /* no attempt counted: e.g. 452 4.5.3 split, connection gone before MAIL */
 	VERDICT_COUNT
 };
-enum dsn_kind { DSN_FAILED = 0, DSN_DELAYED = 1, DSN_SUCCESS = 2, DSN_KIND_COUNT };
+enum dsn_kind {
+	DSN_FAILED = 0,
+	DSN_DELAYED = 1,
+	DSN_SUCCESS = 2,
+	DSN_ALERT = 3, /* no report on a message: a notice to the operator, BOUNCE's rcpts is
+			  alert_put()'s */
+	DSN_KIND_COUNT
+};
+enum source_verb { SOURCE_DISABLE = 0, SOURCE_ENABLE = 1, SOURCE_REPORT = 2, SOURCE_VERB_COUNT };
 /* DSN action for a delivered recipient: relayed when the next hop lacks DSN (RFC 3461 5.2.2). */
 
 /* The page shared with master (WORKER_BLAME_FD): what the worker is handling, set before, cleared

@@ -279,6 +279,13 @@ static void takes_a_descriptor_once(void **state)
 
 static int resolves;
 
+void on_names_ask(void *ctx, struct chan *from, struct msg_names_ask *m)
+{
+	(void)ctx;
+	(void)from;
+	(void)m;
+}
+
 void on_resolve(void *ctx, struct chan *from, struct msg_resolve *m)
 {
 	assert_ptr_equal(ctx, &resolves);

@@ -195,6 +195,27 @@ void on_resolve(void *ctx, struct chan *from_chan, struct msg_resolve *m)
 	buf_fini(&hosts);
 }
 
+void on_source_check(void *ctx, struct chan *from_chan, struct msg_source_check *m)
+{
+	(void)ctx;
+	(void)from_chan;
+	(void)m;
+}
+
+void on_source_told(void *ctx, struct chan *from_chan, struct msg_source_told *m)
+{
+	(void)ctx;
+	(void)from_chan;
+	(void)m;
+}
+
+void on_names_ask(void *ctx, struct chan *from_chan, struct msg_names_ask *m)
+{
+	(void)ctx;
+	(void)from_chan;
+	(void)m;
+}
+
 void on_grant(void *ctx, struct chan *from_chan, struct msg_grant *m)
 {
 	(void)ctx;

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: ISC */
+#pragma once
+#include "common/rule.h"
+/*
+ * Patterns of smtp-pattern-lists, run over replies. The only part that knows PCRE2: each pattern is
+ * compiled alone (case-insensitive, UTF off) and run in order by the interpreter under a match
+ * limit, so that no reply and no pattern can hold the process.
+ */
+struct matcher;
+struct matcher *matcher_new(const struct conf *c); /* copies what it needs */
+void matcher_free(struct matcher **m);
+/* Runs the lists named in `lists` (commas between), in order, over one line as match_line() makes
+ * it. own: the text is ours, not the peer's. Every rule that matches gives one hit (ordinal is the
+ * caller's to set); objects are views, valid until the next call. Returns how many. */
+size_t matcher_run(struct matcher *m, struct str lists, struct str line, enum smtp_stage stage,
+    bool own, struct rule_hit *hits, size_t max);
+/* NULL if the pattern is fine, else why not (static storage of at most 200 bytes). */
+const char *match_pattern_error(struct str pattern);
+/* For tests of one pattern against one text. */
+bool match_one(struct str pattern, struct str line);
