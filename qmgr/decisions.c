@@ -443,6 +443,9 @@ void decisions_carry_out(
 	case DECIDE_CHANGED:
 		changed(q, d);
 		break;
+	case DECIDE_STATE:
+	case DECIDE_EVENT:
+		break;
 	}
 }
 

@@ -185,7 +185,7 @@ void conn_close(struct core *core, struct conn *c, bool hard)
 /* Transactions that it may still have. */
 static uint32_t left(const struct conn *c)
 {
-	uint32_t most = c->queue->v.max_msg;
+	uint32_t most = c->queue->e.max_msg;
 
 	if (c->mail_max && c->mail_max < most)
 		most = c->mail_max;
@@ -207,7 +207,7 @@ static bool gives_way(const struct core *core, const struct conn *c)
  * are on their way out, so that as many end as there are too many. */
 static bool is_too_many(const struct core *core, const struct queue *q)
 {
-	return q->limit.used - q->closing > q->v.max_smtp_out ||
+	return q->limit.used - q->closing > q->e.max_smtp_out ||
 	       core->total.used - core->closing > core->total.max;
 }
 

@@ -3,6 +3,7 @@
 #include "common/conf.h"
 #include "common/result.h"
 #include "common/route.h"
+#include "common/rule.h"
 #include "common/str.h"
 #include "common/types.h"
 #include <stdint.h>
@@ -67,8 +68,8 @@ struct job_view { /* what a job is, unpacked */
 	uint8_t flags, state;
 	int64_t arrived_ms, due_ms;
 	uint32_t bytes;
-	struct str domain, queue, vmta, tenant,
-	    campaign; /* views, valid until the next core call */
+	struct str domain, queue, vmta, tenant, campaign, pool,
+	    mode; /* views, valid until the next core call */
 };
 
 struct core *core_new(uint64_t seed, int64_t now_ms);
@@ -83,8 +84,10 @@ struct core_add {
 	uint16_t rcpt, attempts;
 	uint8_t flags;
 	int64_t arrived_ms;
-	int64_t due_ms;				   /* 0: now */
-	struct str domain, vmta, tenant, campaign; /* vmta "": the default */
+	int64_t due_ms; /* 0: now */
+	/* vmta "": the default; it may name a pool: a member is drawn by weight. pool: from which
+	 * it was drawn before (recovery). */
+	struct str domain, vmta, tenant, campaign, pool;
 };
 job_ref core_add(struct core *core, const struct core_add *job, int64_t now_ms);
 /* Before start nothing is granted or sent: recovery adds jobs, workers report what they still have.
@@ -118,6 +121,17 @@ void core_conn_closed(
  * An unknown transaction is ignored (0 is returned; else 1). */
 int core_result(struct core *core, uint64_t transaction, const struct rcpt_result *results,
     size_t n, int64_t now_ms);
+/* Rules that matched, of the core_result() or core_conn_closed() that follows at once. Copied. */
+void core_hits(struct core *core, const struct rule_hit *hits, size_t n);
+/* A source address can no longer (or again) be bound on this host. */
+void core_source_bindable(struct core *core, struct str address, bool ok, int64_t now_ms);
+/* What DECIDE_STATE gave out before the restart; after core_configure(), before core_start(). A
+ * state about what is not configured any more is kept for a day or dropped. -EBADMSG: damaged. */
+int core_restore(struct core *core, struct str key, struct str value, int64_t now_ms) MUST_USE;
+/* The store did not stop cleanly: all buckets start empty. Before core_start(). */
+void core_unclean(struct core *core, int64_t now_ms);
+/* Before a clean stop: gives out, as DECIDE_STATE, what is only kept then (levels of buckets). */
+void core_save(struct core *core, int64_t now_ms);
 void core_tick(struct core *core, int64_t now_ms); /* run due timers */
 int64_t core_next_ms(const struct core *core); /* when to tick at the latest; INT64_MAX: never */
 
@@ -129,7 +143,33 @@ enum core_decision_kind {
 	DECIDE_CLOSE, /* worker, conn, hard */
 	DECIDE_DONE,  /* job, outcome, result (index, or -1 without an attempt), status, text */
 	DECIDE_DELAYED, /* job: a delay report is due (the flag is set already) */
-	DECIDE_CHANGED, /* job: its row must be written (flags, place, due) */
+	DECIDE_CHANGED, /* job: its row must be written (flags, place, due, virtual MTA) */
+	DECIDE_STATE, /* key, state: keep it for core_restore(); gone: forget it. Journalled at once
+		       */
+	DECIDE_EVENT, /* event: for log, events and alert mail */
+};
+enum core_event_kind {
+	EVENT_MODE,    /* a queue's mode changed */
+	EVENT_RULE,    /* a rule fired */
+	EVENT_HOLD,    /* paused or suspended */
+	EVENT_RELEASE, /* resumed, or its time is over */
+	EVENT_SOURCE,  /* a source address was disabled or enabled */
+	EVENT_REROUTE,
+	EVENT_WARMUP,
+	EVENT_ALERT, /* a rule's alert=ADDRESS */
+	EVENT_ERROR, /* e.g. a loop of reroutes */
+	EVENT_KINDS
+};
+const char *core_event_name(enum core_event_kind kind); /* "mode", "rule", … */
+struct core_event {
+	enum core_event_kind kind;
+	struct str scope;    /* what it is about: queue, tenant, source …, as named in commands */
+	struct str from, to; /* of MODE: modes; of REROUTE: virtual MTAs */
+	struct str text;     /* one line for people: the reply, what was done */
+	struct str rule;     /* "LIST:INDEX (FILE:LINE)"; empty: none */
+	struct str who;	     /* operator; empty: none */
+	struct str notify;   /* mail addresses, commas between; empty: nobody */
+	int64_t until_ms;    /* 0: none */
 };
 enum core_outcome {
 	OUTCOME_DELIVERED,
@@ -145,6 +185,7 @@ struct core_grant {
 	uint16_t port;
 	enum tls_policy tls;
 	bool ignore_8bitmime;
+	struct str patterns; /* names of lists, commas between */
 	uint32_t connect_timeout_ms, greeting_timeout_ms, command_timeout_ms, data_timeout_ms,
 	    dot_timeout_ms, idle_timeout_ms;
 };
@@ -161,7 +202,11 @@ struct core_decision {
 	enum core_outcome outcome;
 	int result;
 	struct str status, text;
-	uint8_t report; /* 1: a DSN_FAILED is to be asked of the bouncer (null senders: 0) */
+	uint8_t report;	 /* 1: a DSN_FAILED is to be asked of the bouncer (null senders: 0) */
+	struct str rule; /* of DONE: the rule that decided, as in core_event; else empty */
+	struct str key, state;
+	bool gone;
+	struct core_event event;
 };
 /* Takes the next decision; its views are valid until the next core call. False: none. A job whose
  * DONE is final is freed at the call after this one: the shell reads it with core_job() before. */
@@ -188,6 +233,105 @@ struct core_cursor {
 bool core_flush(struct core *core, struct str pattern, struct core_cursor *cursor, unsigned budget,
     int64_t now_ms);
 
+/* ---- steering by the operator; who: "name via posternctl", kept with it ---- */
+/* What a command or suspension is about. A queue: DESTINATION/VMTA, or a pattern of such names; a
+ * tenant or campaign (TENANT/CAMPAIGN) everywhere, or at `at` only (a destination). */
+enum core_scope { CORE_QUEUE, CORE_TENANT, CORE_CAMPAIGN, CORE_VMTA, CORE_PROVIDER, CORE_SOURCE };
+int core_pause(struct core *core, enum core_scope scope, struct str name, struct str at,
+    int64_t until_ms, struct str who, int64_t now_ms) MUST_USE; /* until 0: without end; -ENOENT */
+/* Takes pauses and suspensions of exactly this scope and name away: how many. */
+size_t core_resume(struct core *core, enum core_scope scope, struct str name, struct str at,
+    struct str who, int64_t now_ms);
+struct hold_view {
+	enum core_scope scope;
+	struct str kind; /* "pause", "suspend", "set", "disable-source" */
+	struct str name, at;
+	struct str what; /* of "set": NAME=VALUE */
+	struct str who, rule, text;
+	int64_t since_ms, until_ms; /* 0: without end */
+};
+size_t core_holds(
+    const struct core *core, struct core_cursor *cursor, struct hold_view *out, size_t n);
+/* Modes: "normal", "backoff". -ENOENT: no such queue; -EINVAL. */
+int core_set_mode(struct core *core, struct str queue, struct str mode, int64_t until_ms,
+    struct str who, int64_t now_ms) MUST_USE;
+/* queue "": everywhere. */
+int core_disable_source(struct core *core, struct str address, struct str queue, int64_t until_ms,
+    struct str who, int64_t now_ms) MUST_USE;
+size_t core_enable_source(
+    struct core *core, struct str address, struct str queue, struct str who, int64_t now_ms);
+/* Mode, retry clock, disabled sources, last error. */
+int core_reset(struct core *core, struct str queue, struct str who, int64_t now_ms) MUST_USE;
+/* Moves what is in the queue now, and nothing that comes later, to that virtual MTA or pool. */
+int core_reroute(
+    struct core *core, struct str queue, struct str vmta, struct str who, int64_t now_ms) MUST_USE;
+
+/* Jobs of one queue, tenant, campaign: only these are walked. Empty texts: any. With none given,
+ * all jobs are. queue may be a pattern, or end in lanes: DESTINATION/VMTA/TENANT[/CAMPAIGN]. */
+struct core_filter {
+	struct str queue, tenant, campaign, vmta, domain;
+};
+/* As core_jobs(), of those that match. */
+size_t core_select(const struct core *core, const struct core_filter *filter,
+    struct core_cursor *cursor, job_ref *out, size_t n, unsigned budget, bool *more);
+void core_bounce(
+    struct core *core, job_ref ref, struct str text, int64_t now_ms); /* 5.7.0 by operator */
+void core_flush_job(struct core *core, job_ref ref, int64_t now_ms);
+
+/* ---- why ---- */
+struct core_limit_view {
+	struct str name; /* the option: "max-smtp-out" */
+	struct str key;	 /* whose: "queue google/mta1", "provider google", "mx mx1.example" … */
+	uint64_t limit, used; /* rates: tokens a per_ms, and tokens taken of the burst now */
+	uint64_t burst;
+	int64_t per_ms;	  /* 0: not a rate */
+	int64_t frees_ms; /* when one more fits; 0: now; INT64_MAX: when somebody else's ends */
+	const struct conf_value *origin; /* NULL: none */
+	bool binding;
+};
+size_t core_limits(const struct core *core, struct str pattern, struct core_cursor *cursor,
+    struct core_limit_view *out, size_t n);
+struct core_why {
+	struct str target;
+	struct str state;   /* "empty", "sending", "ready", "paused", "suspended", "retry", "limit",
+			     * "route", "source", "held", "connecting", "in flight" */
+	struct str binding; /* the limit's or cause's name, for people with its key */
+	struct str text;    /* the last error, the reply or rule behind it */
+	int64_t until_ms;   /* 0: not known */
+	const struct conf_value *origin;
+};
+/* target: queue, lane, domain, virtual MTA or tenant. -ENOENT. Limits that apply: at most n. */
+int core_why_queue(const struct core *core, struct str target, struct core_why *why,
+    struct core_limit_view *limits, size_t *n) MUST_USE;
+int core_why_job(const struct core *core, job_ref ref, struct core_why *why,
+    struct core_limit_view *limits, size_t *n) MUST_USE;
+/* Every option of a destination for a virtual MTA. */
+struct core_explain {
+	enum conf_opt opt;
+	const struct conf_value *value; /* the one that holds */
+	const char *layer; /* "virtual MTA's domain", "provider", "*", "default", … */
+	const struct conf_value *over[8]; /* what it won against, the nearest first */
+	size_t over_count;
+};
+size_t core_explain(const struct core *core, struct str domain, struct str vmta,
+    struct core_explain *out, size_t n);
+/* What the numbers together allow, in recipients an hour, and the option that binds. */
+struct core_arithmetic {
+	double per_hour;
+	const char *binds;
+	double by_connections, by_connects, by_messages; /* 0: no such limit */
+	double seconds_per_message;			 /* what was assumed or measured */
+};
+void core_arithmetic(
+    const struct core *core, struct str domain, struct str vmta, struct core_arithmetic *out);
+/* The queue's log: newest first; kind as in core_event_name(), or "error". */
+struct queue_note {
+	int64_t at_ms;
+	struct str kind, text;
+};
+size_t core_queue_notes(
+    const struct core *core, struct str queue, struct queue_note *out, size_t n);
+
 struct queue_view {
 	struct str name, destination, vmta, mode, last_error;
 	uint64_t recipients, ready, waiting, in_flight, unrouted, held;
@@ -197,6 +341,8 @@ struct queue_view {
 	int64_t last_error_ms;
 	uint32_t failures; /* consecutive, before MAIL */
 	bool paused;
+	struct str mode_cause, mode_rule; /* of a mode other than normal */
+	int64_t mode_since_ms, mode_until_ms;
 };
 /* Streams queues that match, at most `n` a call; returns how many; 0 = end. */
 size_t core_queues(const struct core *core, struct str pattern, struct core_cursor *cursor,
@@ -209,7 +355,7 @@ struct core_totals {
 	uint64_t recipients, messages, queues, lanes, ready, waiting, in_flight, unrouted, held;
 	uint64_t connections;
 	uint64_t delivered, deferred, bounced;
-	uint64_t flushed; /* since start: recipients that core_flush() found */
+	uint64_t flushed;	  /* since start: recipients that core_flush() found */
 	uint64_t bytes_of_memory; /* of jobs and their indexes */
 };
 void core_totals(const struct core *core, struct core_totals *t);

@@ -72,7 +72,7 @@ static void target_remove(struct queue *q, struct target *t)
 static void set_ceiling(struct queue *q, uint32_t ceiling)
 {
 	q->ceiling = ceiling;
-	q->limit.max = ceiling < q->v.max_smtp_out ? ceiling : q->v.max_smtp_out;
+	q->limit.max = ceiling < q->e.max_smtp_out ? ceiling : q->e.max_smtp_out;
 }
 
 static void target_failed(struct core *core, struct conn *c)
@@ -81,7 +81,7 @@ static void target_failed(struct core *core, struct conn *c)
 	struct target *t = target_get(q, &c->address, c->port);
 	/* Connections that failed side by side are one failure. */
 	uint32_t failures = t->failures += t->until_ms <= core->now;
-	int64_t step = value_step(q->v.retry, q->v.retry_count, failures);
+	int64_t step = value_step(q->e.retry, q->e.retry_count, failures);
 	uint32_t others = q->limit.used - q->closing;
 
 	if (!q->dest->mixed && step > CORE_HOST_SKIP_MAX)
@@ -111,7 +111,7 @@ void grant_works(struct core *core, struct conn *c)
 	q->failures = q->tries = 0;
 	q->hold_ms = 0;
 	q->error_of = ERROR_OTHER; /* what it was is over */
-	if (q->ceiling < q->v.max_smtp_out)
+	if (q->ceiling < q->e.max_smtp_out)
 		set_ceiling(q, q->ceiling + 1);
 	queue_dirty(core, q);
 }
@@ -324,7 +324,7 @@ static int64_t first_until(const struct queue *q, const struct domain *d, int64_
 
 static void end_round(struct core *core, struct queue *q)
 {
-	int64_t step = value_step(q->v.retry, q->v.retry_count, ++q->failures);
+	int64_t step = value_step(q->e.retry, q->e.retry_count, ++q->failures);
 
 	for (uint32_t i = 0; i < q->target_count; i++)
 		q->targets[i].until_ms = 0;
@@ -338,7 +338,7 @@ static void job_aside(struct core *core, struct queue *q, job_ref ref, int64_t u
 	struct job *j = core_at(core, ref);
 
 	if (until == NEVER)
-		until = core->now + core_jitter(core, value_step(q->v.retry, q->v.retry_count, 1));
+		until = core->now + core_jitter(core, value_step(q->e.retry, q->e.retry_count, 1));
 	lane_take(core, ref);
 	j->due_ms = (uint64_t)until & ((UINT64_C(1) << 44) - 1);
 	outcome_wait(core, ref);

@@ -157,7 +157,23 @@ void limit_take(struct limit_set *set);
 void limit_give(struct limit_set *set);
 
 /* ---- configuration ---- */
+struct rate { /* n tokens every per_ms, at most burst at once; n 0: unlimited */
+	uint64_t n, burst;
+	int64_t per_ms;
+};
 struct values { /* of a queue; lists point into core->conf */
+	struct rate connect, msg, bytes, source_connect, source_msg;
+	struct rate backoff_connect, backoff_msg; /* resolved: "auto" is done, never above normal */
+	uint32_t source_max_smtp_out;		  /* 0: no limit */
+	uint32_t backoff_max_smtp_out, backoff_max_msg;	      /* resolved likewise */
+	int64_t rampup_ms, backoff_ms, reenable_ms, no_mx_ms; /* no_mx: -1 never, 0 at once */
+	const int64_t *backoff_retry;
+	size_t backoff_retry_count;
+	const struct conf_value *recovery, *backoff_notify, *source_notify; /* lists of them */
+	const struct conf_value *patterns;				    /* names */
+	const char *backoff_reroute, *reroute, *smtp_hosts, *queue_to;	    /* "": none */
+	uint32_t priority;
+	bool backoff_delivery, backoff_sources, mx_421, bounce_5xx_greeting, no_rollup, discard;
 	uint32_t max_smtp_out, max_msg, max_rcpt;
 	int64_t idle_ms, bounce_ms, retry_rcpt_ms;
 	int64_t notify_ms; /* -1: never */
@@ -272,6 +288,15 @@ enum error_of {
 	ERROR_CONNECTION,
 	ERROR_ROUTE,
 };
+/* What holds now: the values, changed by mode and by what rules have set for a time. */
+struct effective {
+	uint32_t max_smtp_out, max_msg;
+	struct rate connect, msg, bytes;
+	const int64_t *retry;
+	size_t retry_count;
+	bool probe; /* one connection with one transaction at a time, to see whether it works */
+	bool tls_required;
+};
 struct queue {
 	struct node node;
 	uint32_t slot;
@@ -279,6 +304,7 @@ struct queue {
 	struct dest *dest;
 	struct vmta *vmta;
 	struct values v;
+	struct effective e;
 	struct link in_dest, in_dirty, in_waiters, in_sweeping;
 	bool starved;			   /* which of the two lists in_waiters is in */
 	struct link lanes, shares, active; /* active: shares with ready jobs, in turn */
@@ -461,6 +487,50 @@ struct lane *lane_turn(const struct queue *q);		    /* whose turn it is, or NULL
 void lane_spend(struct lane *lane, bool last);		    /* it had a transaction */
 job_ref lane_head(const struct lane *lane);
 void lane_move(struct core *core, struct job *j, struct lane *to);
+
+/* ---- mode.c, source.c, state.c ---- */
+void mode_apply(struct core *core, struct queue *q); /* q->v has changed, or the mode: makes q->e */
+bool source_disabled(const struct core *core, const struct queue *q, const struct name *address);
+/* The state named `kind name` has changed: DECIDE_STATE will give it out. */
+void state_changed(struct core *core, struct str kind, struct str name);
+void event_push(struct core *core, const struct core_event *event); /* texts are copied */
+
+/* ---- hold.c ---- */
+bool hold_queue(const struct queue *q); /* paused or suspended as a whole: no grant, nothing sent */
+void lane_park(struct core *core, struct lane *lane); /* out of the turn, whatever it has */
+void lane_unpark(struct core *core, struct lane *lane);
+/* The retry list has changed (a mode): outcome_retime() is called, in slices, for each waiting job.
+ */
+void sweep_retime(struct core *core, struct queue *q);
+
+/* ---- place.c: where mail goes ---- */
+/* The virtual MTA that mail of this destination and virtual MTA leaves by, reroutes followed. */
+struct vmta *place_vmta(struct core *core, struct dest *dest, struct vmta *vmta);
+
+/* ---- budget.c ---- */
+enum budget_scope {
+	SCOPE_TOTAL,
+	SCOPE_PROVIDER,
+	SCOPE_DOMAIN,
+	SCOPE_MX,
+	SCOPE_ADDRESS,
+	SCOPE_SOURCE,
+	SCOPE_VMTA,
+	SCOPE_POOL,
+	SCOPE_TENANT,
+	SCOPE_TENANT_AT,
+	SCOPE_CAMPAIGN,
+	SCOPE_QUEUE,
+	SCOPE_PATH,
+	SCOPE_COUNT
+};
+struct budget;
+/* The budget of that name (the same one however often it is opened, also over reloads), with the
+ * limits of holder's `budget` section; holder NULL or without one: none. Never NULL. */
+struct budget *budget_open(
+    struct core *core, enum budget_scope scope, struct str name, const struct conf_node *holder);
+void budget_close(struct core *core, struct budget **b);
+void limit_queue(struct core *core, struct queue *q); /* q->e has changed */
 
 /* ---- sweep.c ---- */
 void sweep_note(struct core *core, struct queue *q, const struct job *j);

@@ -253,7 +253,7 @@ static void deferred(struct core *core, job_ref ref, int result, struct str stat
 		outcome_end(core, ref, OUTCOME_EXPIRED, result, status, text, true);
 		return;
 	}
-	step = value_step(q->v.retry, q->v.retry_count, j->attempts);
+	step = value_step(q->e.retry, q->e.retry_count, j->attempts);
 	step = spread(core, j, step > q->v.retry_rcpt_ms ? step : q->v.retry_rcpt_ms);
 	j->due_ms = (uint64_t)(core->now + step) & ((UINT64_C(1) << 44) - 1);
 	job_state(core, ref, JOB_UNROUTED);

@@ -17,7 +17,7 @@ static uint64_t queue_hash(const struct dest *dest, const struct vmta *vmta)
 void queue_values(struct core *core, struct queue *q)
 {
 	value_resolve(core, name_str(q->dest->name), q->vmta, &q->v);
-	q->limit.max = q->ceiling < q->v.max_smtp_out ? q->ceiling : q->v.max_smtp_out;
+	mode_apply(core, q);
 	if (!vmta_acting(core, q->vmta)->conf || q->vmta->conf)
 		return;
 	queue_error(core, q, STR("virtual MTA is not configured: the default one's sources serve"),

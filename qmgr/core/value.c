@@ -63,6 +63,45 @@ static int64_t number(const struct conf_node *const *layers, enum conf_opt opt)
 	return pick(layers, opt)->num;
 }
 
+static const char *text(const struct conf_node *const *layers, enum conf_opt opt)
+{
+	const char *s = pick(layers, opt)->text;
+
+	return s ? s : "";
+}
+
+static struct rate rate_from(const struct conf_value *v)
+{
+	if (v->num <= 0 || v->count < 2)
+		return (struct rate){0, 0, 0};
+	return (struct rate){(uint64_t)v->num, (uint64_t)v->nums[1], v->nums[0]};
+}
+
+static struct rate rate_of(const struct conf_node *const *layers, enum conf_opt opt)
+{
+	return rate_from(pick(layers, opt));
+}
+
+static bool is_slower(const struct rate *a, const struct rate *b)
+{
+	return (double)a->n / (double)a->per_ms < (double)b->n / (double)b->per_ms;
+}
+
+/* "auto" is a tenth of the normal rate, 10/m where there is none; it never exceeds the normal one.
+ */
+static struct rate backoff_rate(const struct conf_value *v, const struct rate *normal)
+{
+	struct rate r = rate_from(v);
+
+	if (v->num == -2 && normal->n)
+		return (struct rate){normal->n, (normal->burst + 9) / 10, normal->per_ms * 10};
+	if (v->num == -2)
+		return (struct rate){10, 1, MINUTE};
+	if (normal->n && (!r.n || is_slower(normal, &r)))
+		return *normal;
+	return r;
+}
+
 /* Without any `domains` section there is no node to ask: one of our own holds the defaults. */
 static const struct conf_node *defaults(void)
 {
@@ -88,7 +127,6 @@ void value_resolve(
 	v->max_smtp_out = U32(max_smtp_out);
 	v->max_msg = U32(max_msg_per_connection);
 	v->max_rcpt = U32(max_rcpt_per_message);
-#undef U32
 	v->idle_ms = number(layers, CO_DOMAIN_connection_idle_timeout);
 	v->bounce_ms = number(layers, CO_DOMAIN_bounce_after);
 	v->retry_rcpt_ms = number(layers, CO_DOMAIN_retry_recipients_after);
@@ -100,6 +138,46 @@ void value_resolve(
 	v->dot_ms = number(layers, CO_DOMAIN_smtp_data_termination_timeout);
 	v->ignore_8bitmime = number(layers, CO_DOMAIN_ignore_8bitmime) != 0;
 	v->starttls = number(layers, CO_DOMAIN_use_starttls) != 0;
+	v->source_max_smtp_out = U32(source_ip_max_smtp_out);
+	v->backoff_max_smtp_out = U32(backoff_max_smtp_out);
+	v->backoff_max_msg = U32(backoff_max_msg_per_connection);
+	v->priority = U32(queue_priority);
+#undef U32
+	v->connect = rate_of(layers, CO_DOMAIN_max_connect_rate);
+	v->msg = rate_of(layers, CO_DOMAIN_max_msg_rate);
+	v->bytes = rate_of(layers, CO_DOMAIN_max_data_volume_rate);
+	v->source_connect = rate_of(layers, CO_DOMAIN_source_ip_max_connect_rate);
+	v->source_msg = rate_of(layers, CO_DOMAIN_source_ip_max_msg_rate);
+	v->backoff_connect =
+	    backoff_rate(pick(layers, CO_DOMAIN_backoff_max_connect_rate), &v->connect);
+	v->backoff_msg = backoff_rate(pick(layers, CO_DOMAIN_backoff_max_msg_rate), &v->msg);
+	if (v->backoff_max_smtp_out > v->max_smtp_out)
+		v->backoff_max_smtp_out = v->max_smtp_out;
+	if (v->backoff_max_msg == 0 || v->backoff_max_msg > v->max_msg)
+		v->backoff_max_msg = v->max_msg;
+	v->rampup_ms = number(layers, CO_DOMAIN_smtp_out_rampup_interval);
+	v->backoff_ms = number(layers, CO_DOMAIN_backoff_to_normal_after);
+	v->reenable_ms = number(layers, CO_DOMAIN_reenable_source_ip_after);
+	v->no_mx_ms = number(layers, CO_DOMAIN_bounce_upon_no_mx);
+	v->backoff_delivery = number(layers, CO_DOMAIN_backoff_to_normal_after_delivery) != 0;
+	v->backoff_sources = number(layers, CO_DOMAIN_backoff_upon_all_sources_disabled) != 0;
+	v->mx_421 = number(layers, CO_DOMAIN_smtp_421_means_mx_unavailable) != 0;
+	v->bounce_5xx_greeting = number(layers, CO_DOMAIN_bounce_upon_5xx_greeting) != 0;
+	v->no_rollup = number(layers, CO_DOMAIN_disable_mx_rollup) != 0;
+	v->discard = number(layers, CO_DOMAIN_type) != 0;
+	v->recovery = pick(layers, CO_DOMAIN_backoff_recovery);
+	v->backoff_notify = pick(layers, CO_DOMAIN_backoff_notify);
+	v->source_notify = pick(layers, CO_DOMAIN_disabled_source_ip_notify);
+	v->patterns = pick(layers, CO_DOMAIN_smtp_pattern_list);
+	v->reroute = text(layers, CO_DOMAIN_reroute_to_virtual_mta);
+	v->backoff_reroute = text(layers, CO_DOMAIN_backoff_reroute_to_virtual_mta);
+	if (!*v->backoff_reroute)
+		v->backoff_reroute = text(layers, CO_DOMAIN_backoff_reroute_to_vmta);
+	v->smtp_hosts = text(layers, CO_DOMAIN_smtp_hosts);
+	v->queue_to = text(layers, CO_DOMAIN_queue_to);
+	list = pick(layers, CO_DOMAIN_backoff_retry_after);
+	v->backoff_retry = list->nums;
+	v->backoff_retry_count = list->count;
 	list = pick(layers, CO_DOMAIN_retry_after);
 	v->retry = list->nums;
 	v->retry_count = list->count;

@@ -721,6 +721,9 @@ static void sim_decide(struct sim *s, const struct core_decision *d)
 		s->job[sim_job_of(s, d->job)].state = SIM_QUEUED;
 		s->changed++;
 		break;
+	case DECIDE_STATE:
+	case DECIDE_EVENT:
+		break;
 	}
 }
 static SIM_DEAD void sim_drain(struct sim *s)
