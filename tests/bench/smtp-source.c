@@ -13,6 +13,7 @@
  *   -t SEC    keep trying for that long when refused or disconnected (0: exit 75 at the first)
  *   -r RATE   messages a second at most (0: unlimited)
  *   -i        put the message's number into the recipient's local part (user-NUMBER)
+ *   -H LINE   one more header line, such as "X-Virtual-MTA: mta2"; may be given several times
  *   -x N      number of messages a connection sends before QUIT and a new one (0: unlimited)
  * Prints: "messages N seconds S rate R deferred N lost N". lost: no answer to the final dot came.
  */
@@ -52,6 +53,7 @@ struct conn {
 
 static struct sockaddr_in target;
 static unsigned conn_count = 10, domain_count = 1, rcpt_count = 1, per_connection;
+static char headers[2048]; /* of -H, each with its CRLF */
 static uint64_t total = 1000, started, done, deferred, lost, next_number;
 static uint64_t *again; /* numbers of messages to send once more */
 static size_t again_n, again_cap;
@@ -80,12 +82,12 @@ static void make_body(void)
 	    "Message-ID: <";
 	size_t n = 0, line = 0;
 
-	body = malloc(size + 1024);
+	body = malloc(size + sizeof(headers) + 1024);
 	if (!body)
 		abort();
 	n += (size_t)sprintf(body, "%s%020d@bench.test>\r\nX-Ledger: %s-", head, 0, prefix);
 	id_at = n;
-	n += (size_t)sprintf(body + n, "%020d\r\n\r\n", 0);
+	n += (size_t)sprintf(body + n, "%020d\r\n%s\r\n", 0, headers);
 	for (; n + 2 < size; line++) {
 		if (line % 72 == 71) {
 			memcpy(body + n, "\r\n", 2);
@@ -376,7 +378,7 @@ int main(int argc, char **argv)
 	double seconds;
 	int o;
 
-	while ((o = getopt(argc, argv, "c:m:b:D:d:f:u:R:l:p:t:r:x:i")) != -1) {
+	while ((o = getopt(argc, argv, "c:m:b:D:d:f:u:R:l:p:t:r:x:iH:")) != -1) {
 		switch (o) {
 		case 'c':
 			conn_count = (unsigned)atoi(optarg);
@@ -386,6 +388,11 @@ int main(int argc, char **argv)
 			break;
 		case 'b':
 			size = (size_t)atoll(optarg);
+			break;
+		case 'H':
+			if (strlen(headers) + strlen(optarg) + 3 > sizeof(headers))
+				return 64;
+			strcat(strcat(headers, optarg), "\r\n");
 			break;
 		case 'D':
 			domain_count = (unsigned)atoi(optarg);
