@@ -43,6 +43,7 @@ struct core *core_new(uint64_t seed, int64_t now_ms)
 		table_init(tables[i]);
 	for (size_t i = 0; i < COUNT_OF(links); i++)
 		link_init(links[i]);
+	state_init(core);
 	job_store_init(&core->jobs);
 	due_init(&core->due, now_ms);
 	core->wheel = wheel_new(now_ms);
@@ -94,6 +95,7 @@ static void free_places(struct core *core)
 		if (core->domain_at[i])
 			domain_free(core, core->domain_at[i]);
 	grant_tls_forget(core, true);
+	state_fini(core);
 	value_fini(core);
 	free(core->lane_at);
 	free(core->lane_free);
@@ -107,7 +109,8 @@ void core_free(struct core **at)
 {
 	struct core *core = *at;
 	struct table *tables[] = {&core->named, &core->names, &core->domains, &core->dests,
-	    &core->vmtas, &core->queues, &core->lanes, &core->conns, &core->txs, &core->tls};
+	    &core->vmtas, &core->queues, &core->lanes, &core->conns, &core->txs, &core->tls,
+	    &core->states.marks};
 
 	free_conns(core);
 	free_places(core);
@@ -146,6 +149,7 @@ void core_configure(struct core *core, const struct conf *conf, int64_t now_ms)
 	for (uint32_t i = 1; i <= core->domain_count; i++)
 		if (core->domain_at[i])
 			reread_domain(core, core->domain_at[i]);
+	state_configured(core);
 	conn_configured(core);
 	for (uint32_t i = 1; i <= core->queue_count; i++)
 		if (core->queue_at[i])
@@ -291,6 +295,9 @@ static void on_timer(void *ctx, struct wheel_node *node)
 	case TIMER_DOMAIN:
 		domain_timer(core, OWNER(t, struct domain, timer));
 		break;
+	case TIMER_STATE:
+		state_timer(core, t);
+		break;
 	}
 }
 
@@ -352,10 +359,27 @@ void core_push(struct core *core, const struct pending *p, struct str status, st
 		core->text_n = 0;
 	slot = &core->ring[(core->ring_head + core->ring_count++) & (core->ring_cap - 1)];
 	*slot = *p;
+	slot->rule = STR("");
 	slot->text_at = keep_text(core, status);
 	slot->status_n = (uint32_t)status.n;
 	keep_text(core, text);
 	slot->text_n = (uint32_t)text.n;
+	keep_text(core, p->rule);
+	slot->rule_n = (uint32_t)p->rule.n;
+}
+
+/* Its texts stand one behind the other, see event_push(). */
+static struct core_event event_of(const struct core *core, const struct pending *p)
+{
+	struct core_event e = p->event;
+	const char *at = core->text + p->text_at;
+	struct str *text[] = {&e.scope, &e.from, &e.to, &e.text, &e.rule, &e.who, &e.notify};
+
+	for (size_t i = 0; i < COUNT_OF(text); i++) {
+		text[i]->p = at;
+		at += text[i]->n;
+	}
+	return e;
 }
 
 static bool is_final(const struct core_decision *d)
@@ -390,7 +414,10 @@ static bool pop(struct core *core, struct core_decision *d)
 		    .result = p->result,
 		    .status = {core->text + p->text_at, p->status_n},
 		    .text = {core->text + p->text_at + p->status_n, p->text_n},
+		    .rule = {core->text + p->text_at + p->status_n + p->text_n, p->rule_n},
 		    .report = p->report};
+		if (p->kind == DECIDE_EVENT)
+			d->event = event_of(core, p);
 		if (is_final(d))
 			core->ended = d->job;
 		return true;
@@ -418,7 +445,7 @@ bool core_next(struct core *core, struct core_decision *d)
 	for (unsigned steps = CORE_SLICE; steps; steps--) {
 		struct queue *q;
 
-		if (pop(core, d))
+		if (state_next(core, d) || pop(core, d))
 			return true;
 		if (!core->started)
 			return false;

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct dest *dest_find(const struct core *core, struct str name)
+struct dest *dest_find(const struct core *core, struct str name)
 {
 	uint64_t hash = hash_bytes(core->seed, name);
 

@@ -108,6 +108,8 @@ void grant_works(struct core *core, struct conn *c)
 
 	if (t)
 		target_remove(q, t);
+	if (q->failures)
+		clock_changed(core, q);
 	q->failures = q->tries = 0;
 	q->hold_ms = 0;
 	q->error_of = ERROR_OTHER; /* what it was is over */

@@ -10,6 +10,7 @@
  * A job is in exactly one place: a lane's list (READY), a slot of the due wheel (WAITING), a
  * transaction (IN_FLIGHT), the list of doubt, set aside, or ended and about to be freed.
  */
+#include "common/buf.h"
 #include "common/check.h"
 #include "common/wheel.h"
 #include "qmgr/core/core.h"
@@ -195,6 +196,7 @@ struct vmta {
 	uint32_t queues;
 };
 struct vmta *vmta_get(struct core *core, struct str name);
+struct vmta *vmta_find(const struct core *core, struct str name);
 void vmta_drop(struct core *core, struct vmta *v); /* frees it when nobody needs it */
 /* Whose sources and settings serve: its own, or the default's when it is not configured (any more).
  */
@@ -207,7 +209,14 @@ void value_fini(struct core *core);
 int64_t value_step(const int64_t *list, size_t n, uint32_t failures); /* failures counts from 1 */
 
 /* ---- timers ---- */
-enum timer_kind { TIMER_WAKE, TIMER_SWEEP, TIMER_IDLE_QUEUE, TIMER_CONN, TIMER_DOMAIN };
+enum timer_kind {
+	TIMER_WAKE,
+	TIMER_SWEEP,
+	TIMER_IDLE_QUEUE,
+	TIMER_CONN,
+	TIMER_DOMAIN,
+	TIMER_STATE,
+};
 struct timer {
 	struct wheel_node node;
 	enum timer_kind kind;
@@ -390,6 +399,16 @@ struct pending { /* a decision on its way out */
 	int result;
 	uint32_t text_at, text_n, status_n; /* in core->text: status, then text */
 	uint8_t report;
+	struct str rule; /* of DONE: copied by core_push() */
+	uint32_t rule_n;
+	struct core_event event; /* of EVENT: its texts lie in core->text, see notes.c */
+};
+
+struct states { /* see state.c */
+	struct table marks;
+	struct link due, kept;
+	size_t kept_count;
+	struct buf out; /* what core_next() gave out last */
 };
 
 struct core {
@@ -428,6 +447,7 @@ struct core {
 	uint64_t n[8], unrouted;
 	uint64_t delivered, deferred, bounced;
 	bool more; /* the last tick left work */
+	struct states states;
 };
 static inline int64_t core_clock(struct core *core, int64_t now_ms) /* time never runs backwards */
 {
@@ -458,6 +478,7 @@ void domain_free(struct core *core, struct domain *d);
 
 /* Of a queue's name: [HOST] is a site, anything else a domain's own. */
 struct dest *dest_named(struct core *core, struct str name);
+struct dest *dest_find(const struct core *core, struct str name);
 struct dest *dest_get(struct core *core, struct str name, struct domain *own);
 /* The site of that route; `from` is the asking domain's site until now, or NULL. */
 struct dest *dest_for_route(struct core *core, const struct route *route, const struct dest *from);
@@ -468,7 +489,10 @@ void dest_path_drop(struct core *core, struct path *p); /* if it is of no more u
 struct path *dest_path_find(const struct dest *dest, const struct name *source);
 
 struct queue *queue_get(struct core *core, struct dest *dest, struct vmta *vmta);
-void queue_dirty(struct core *core, struct queue *q); /* look at it in core_next() */
+/* DESTINATION/VMTA, as in q->name: the queue, or NULL. */
+struct queue *queue_find(const struct core *core, struct str name);
+struct queue *queue_named(struct core *core, struct str name); /* made if need be; NULL: no name */
+void queue_dirty(struct core *core, struct queue *q);	       /* look at it in core_next() */
 void queue_rerouted(struct core *core, struct queue *q);
 void queue_values(struct core *core, struct queue *q);
 void queue_error(struct core *core, struct queue *q, struct str text, enum error_of of);
@@ -494,6 +518,15 @@ bool source_disabled(const struct core *core, const struct queue *q, const struc
 /* The state named `kind name` has changed: DECIDE_STATE will give it out. */
 void state_changed(struct core *core, struct str kind, struct str name);
 void event_push(struct core *core, const struct core_event *event); /* texts are copied */
+/* For state.c's table; see there. */
+bool clock_encode(struct core *core, struct str name, struct buf *out);
+int clock_restore(struct core *core, struct str name, struct rd *value);
+void clock_changed(struct core *core, const struct queue *q);
+void state_init(struct core *core);
+void state_fini(struct core *core);
+void state_timer(struct core *core, struct timer *t);
+bool state_next(struct core *core, struct core_decision *out); /* before any other decision */
+void state_configured(struct core *core); /* offers what could not be taken so far */
 
 /* ---- hold.c ---- */
 bool hold_queue(const struct queue *q); /* paused or suspended as a whole: no grant, nothing sent */

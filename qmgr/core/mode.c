@@ -25,16 +25,3 @@ bool source_disabled(const struct core *core, const struct queue *q, const struc
 	(void)address;
 	return false;
 }
-
-void state_changed(struct core *core, struct str kind, struct str name)
-{
-	(void)core;
-	(void)kind;
-	(void)name;
-}
-
-void event_push(struct core *core, const struct core_event *event)
-{
-	(void)core;
-	(void)event;
-}

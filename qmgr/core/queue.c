@@ -90,6 +90,48 @@ struct queue *queue_get(struct core *core, struct dest *dest, struct vmta *vmta)
 	return queue_new(core, dest, vmta);
 }
 
+/* Splits at the last slash: false, it is no queue's name. */
+static bool split_name(struct str name, struct str *dest, struct str *vmta)
+{
+	size_t slash = name.n;
+
+	while (slash && name.p[slash - 1] != '/')
+		slash--;
+	if (slash < 2)
+		return false;
+	*dest = (struct str){name.p, slash - 1};
+	*vmta = (struct str){name.p + slash, name.n - slash};
+	return true;
+}
+
+struct queue *queue_find(const struct core *core, struct str name)
+{
+	struct str to, by;
+	struct dest *dest;
+	struct vmta *vmta;
+
+	if (!split_name(name, &to, &by) || !(dest = dest_find(core, to)) ||
+	    !(vmta = vmta_find(core, by)))
+		return NULL;
+	for (struct node *i = table_first(&core->queues, queue_hash(dest, vmta)); i;
+	     i = table_next(i)) {
+		struct queue *q = OWNER(i, struct queue, node);
+
+		if (q->dest == dest && q->vmta == vmta)
+			return q;
+	}
+	return NULL;
+}
+
+struct queue *queue_named(struct core *core, struct str name)
+{
+	struct str to, by;
+
+	if (!split_name(name, &to, &by))
+		return NULL;
+	return queue_get(core, dest_named(core, to), vmta_get(core, by));
+}
+
 void queue_dirty(struct core *core, struct queue *q)
 {
 	if (link_alone(&q->in_dirty))
@@ -133,10 +175,14 @@ void queue_hold(struct core *core, struct queue *q, int64_t until_ms)
 {
 	q->hold_ms = until_ms;
 	wheel_add(core->wheel, &q->wake.node, until_ms);
+	if (q->failures)
+		clock_changed(core, q);
 }
 
 void queue_unhold(struct core *core, struct queue *q)
 {
+	if (q->failures)
+		clock_changed(core, q);
 	q->failures = 0;
 	q->hold_ms = 0;
 	for (uint32_t i = 0; i < q->target_count; i++)
@@ -197,6 +243,8 @@ void queue_free(struct core *core, struct queue *q)
 	struct dest *dest = q->dest;
 	struct link *next;
 
+	if (q->failures)
+		clock_changed(core, q);
 	sweep_end(core, q);
 	for (struct link *l = q->lanes.next; l != &q->lanes; l = next) {
 		next = l->next;

@@ -195,7 +195,7 @@ int64_t value_step(const int64_t *list, size_t n, uint32_t failures)
 
 /* ---- virtual MTAs ---- */
 
-static struct vmta *vmta_find(const struct core *core, struct str name)
+struct vmta *vmta_find(const struct core *core, struct str name)
 {
 	uint64_t hash = hash_bytes(core->seed, name);
 

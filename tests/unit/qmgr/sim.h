@@ -9,6 +9,7 @@
  */
 #include "common/buf.h"
 #include "qmgr/core/internal.h"
+#include <errno.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -98,6 +99,10 @@ struct sim_event {
 	struct core_failure failure;
 	void (*call)(void *sim);
 };
+struct sim_kept {
+	char *key, *value; /* owned */
+	size_t key_n, value_n;
+};
 struct sim {
 	struct core *core;
 	struct conf *conf;
@@ -121,6 +126,9 @@ struct sim {
 	void (*on_decision)(struct sim *sim, const struct core_decision *d); /* a test's own eye */
 	bool quiet; /* no decision is carried out */
 	int64_t flushed_ms;
+	struct sim_kept *kept; /* owned: what a journal would know of states */
+	size_t kept_count;
+	uint64_t states, events_told;
 	bool moving; /* domains change their hosts: an old route may serve for a while */
 };
 
@@ -245,6 +253,11 @@ static SIM_DEAD void sim_free(struct sim *s)
 	table_fini(&s->txs);
 	core_free(&s->core);
 	conf_free(&s->conf);
+	for (size_t i = 0; i < s->kept_count; i++) {
+		free(s->kept[i].key);
+		free(s->kept[i].value);
+	}
+	free(s->kept);
 	free(s->events);
 	free(s->domain);
 	free(s->job);
@@ -690,6 +703,44 @@ static void sim_close(struct sim *s, const struct core_decision *d)
 		      .a = c->id,
 		      .failure = {.cause = CONN_DONE, .stage = STAGE_QUIT, .was_ready = true}});
 }
+/* ---- states: what a journal would know ---- */
+
+static SIM_DEAD struct sim_kept *sim_kept(struct sim *s, struct str key)
+{
+	for (size_t i = 0; i < s->kept_count; i++)
+		if (str_eq((struct str){s->kept[i].key, s->kept[i].key_n}, key))
+			return &s->kept[i];
+	return NULL;
+}
+static void sim_keep(struct sim *s, const struct core_decision *d)
+{
+	struct sim_kept *k = sim_kept(s, d->key);
+
+	s->states++;
+	if (d->gone) {
+		if (!k)
+			return;
+		free(k->key);
+		free(k->value);
+		*k = s->kept[--s->kept_count];
+		return;
+	}
+	if (!k) {
+		s->kept = xrealloc(s->kept, (s->kept_count + 1) * sizeof(*s->kept));
+		k = &s->kept[s->kept_count++];
+		*k = (struct sim_kept){.key = str_dup(d->key), .key_n = d->key.n};
+	}
+	free(k->value);
+	k->value = str_dup(d->state);
+	k->value_n = d->state.n;
+}
+static SIM_DEAD void sim_restore(struct sim *s, struct core *to)
+{
+	for (size_t i = 0; i < s->kept_count; i++)
+		assert_int_equal(core_restore(to, (struct str){s->kept[i].key, s->kept[i].key_n},
+				     (struct str){s->kept[i].value, s->kept[i].value_n}, s->now),
+		    0);
+}
 static void sim_decide(struct sim *s, const struct core_decision *d)
 {
 	s->decisions++;
@@ -722,7 +773,10 @@ static void sim_decide(struct sim *s, const struct core_decision *d)
 		s->changed++;
 		break;
 	case DECIDE_STATE:
+		sim_keep(s, d);
+		break;
 	case DECIDE_EVENT:
+		s->events_told++;
 		break;
 	}
 }
@@ -918,6 +972,7 @@ static SIM_DEAD void sim_restart(struct sim *s)
 	for (unsigned i = 0; i < s->workers; i++)
 		if (s->up[i])
 			core_worker_up(to, i, s->now);
+	sim_restore(s, to);
 	sim_export(s, to);
 	sim_report(s, to);
 	core_free(&s->core);
