@@ -31,7 +31,7 @@ sources = $(wildcard $(1)/*.c $(1)/core/*.c)
 objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 COMMON_LIB := $(BUILD)/libcommon.a
 
-.PHONY: all help tools units fuzzers unit unit-valgrind check check-long e2e fuzz bench bench-peers \
+.PHONY: all help tools units fuzzers unit unit-valgrind check check-long e2e fuzz bench bench-peers bench-queues \
 	lint format clean install man man-lint
 all: $(foreach p,$(PROGRAMS),$(BUILD)/bin/$(call binary,$(p))) tools
 
@@ -135,6 +135,10 @@ bench: all
 ## make bench-peers    the same, and Postfix on the same machine
 bench-peers: all
 	@python3 tests/bench/bench.py --peers $(BENCH_ARGS)
+
+## make bench-queues    cost of 100,000 queues that wait for limits
+bench-queues: all
+	@python3 tests/bench/queues.py $(BENCH_ARGS)
 
 ## make lint           house rules that a script can check
 lint:
