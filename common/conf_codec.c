@@ -39,6 +39,12 @@ uint64_t conf_fingerprint(void)
 		h = hash_text(h, numbers);
 		h = hash_text(h, conf_opts[i].def);
 	}
+	for (size_t i = 0; i < conf_place_count; i++) {
+		const char numbers[] = {(char)('A' + (int)conf_places[i].section),
+		    (char)('A' + (int)conf_places[i].parent), 0};
+		h = hash_text(h, conf_places[i].key);
+		h = hash_text(h, numbers);
+	}
 	return h;
 }
 

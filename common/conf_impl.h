@@ -46,6 +46,29 @@ int conf_value_add_item(
 void conf_print_value(struct buf *out, enum conf_opt opt, const struct conf_value *v);
 const char *conf_kind_noun(enum conf_kind kind); /* "a number", … for error texts */
 
+/* conf_value.c: what is said of a bad value, and of a number outside its range. Both -EINVAL. */
+int conf_refuse(char why[200], struct str s, const char *what) MUST_USE;
+int conf_in_range(const struct conf_opt_def *d, struct str s, int64_t n, char why[200]) MUST_USE;
+int conf_parse_time(
+    const struct conf_opt_def *d, struct str s, struct conf_value *v, char why[200]) MUST_USE;
+/* conf_rate.c: kinds of several numbers. Upon failure *v may hold what was read so far. */
+int conf_parse_times(
+    const struct conf_opt_def *d, struct str s, struct conf_value *v, char why[200]) MUST_USE;
+int conf_parse_rate(
+    const struct conf_opt_def *d, struct str s, struct conf_value *v, char why[200]) MUST_USE;
+int conf_parse_recovery(
+    const struct conf_opt_def *d, struct str s, struct conf_value *v, char why[200]) MUST_USE;
+int conf_parse_ints(
+    const struct conf_opt_def *d, struct str s, struct conf_value *v, char why[200]) MUST_USE;
+/* conf_number.c */
+struct str conf_trim(struct str s);
+/* Digits at the start of *s, taken off. -EINVAL without any, -ERANGE past max. */
+int conf_take_number(struct str *s, int64_t max, int64_t *value) MUST_USE;
+int conf_time_parse(struct str s, int64_t *ms) MUST_USE;
+void conf_time_print(struct buf *b, int64_t ms);
+int conf_size_parse(struct str s, int64_t *bytes) MUST_USE;
+void conf_size_print(struct buf *b, int64_t bytes);
+
 /* Of config.def, FNV-1a: the first 8 bytes of an encoded tree. */
 uint64_t conf_fingerprint(void);
 

@@ -140,6 +140,25 @@ static void nearer(const char *key, const char *candidate, size_t *best, const c
 	}
 }
 
+/* The lists whose entries have such a key: "providers or domains". False: none has. */
+static bool lists_with(const char *key, char out[200])
+{
+	bool told[CONF_SECTION_COUNT] = {false};
+	size_t n = 0;
+	for (size_t i = 1; i < conf_place_count; i++) {
+		enum conf_section_type section = conf_places[i].section;
+		size_t opt = conf_first_opt(section), end = opt + conf_opts_of(section);
+		while (opt < end && strcmp(conf_opts[opt].key, key) != 0)
+			opt++;
+		if (opt == end || told[section] || n >= 200)
+			continue;
+		told[section] = true;
+		n += (size_t)snprintf(
+		    out + n, 200 - n, "%s%s", n > 0 ? " or " : "", conf_places[i].key);
+	}
+	return n > 0;
+}
+
 /* Unknown here: the nearest key of this section, else where such a key would belong. */
 static void unknown_key(struct loader *l, enum conf_section_type section, const config_setting_t *s)
 {
@@ -157,17 +176,12 @@ static void unknown_key(struct loader *l, enum conf_section_type section, const 
 		    "%s: unknown option; did you mean %s?", s->name, name);
 		return;
 	}
-	for (size_t i = 1; i < conf_place_count; i++) {
-		size_t from = conf_first_opt(conf_places[i].section);
-		for (size_t j = from; j < from + conf_opts_of(conf_places[i].section); j++)
-			if (strcmp(conf_opts[j].key, s->name) == 0) {
-				conf_problem(&l->problems, l->file, line_of(s),
-				    "%s: unknown option here; it belongs into %s", s->name,
-				    conf_places[i].key);
-				return;
-			}
-	}
-	conf_problem(&l->problems, l->file, line_of(s), "%s: unknown option", s->name);
+	char where[200];
+	if (lists_with(s->name, where))
+		conf_problem(&l->problems, l->file, line_of(s),
+		    "%s: unknown option here; it belongs into %s", s->name, where);
+	else
+		conf_problem(&l->problems, l->file, line_of(s), "%s: unknown option", s->name);
 }
 
 static const char *type_noun(const config_setting_t *s)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * Values of options: text in, checked value out, and back. One function a kind. The same code reads
+ * Values of options: text in, checked value out, and back. One function a kind (rates and the like
+ * stand in conf_rate.c). The same code reads
  * configuration files, defaults of config.def and whatever else names an option with a value; so
  * what conf_print() prints always parses back to the same value.
  */
@@ -15,18 +16,14 @@
 #include <stdlib.h>
 
 enum {
-	TIMES_MAX = 64,	   /* steps of a retry list; nobody means more */
 	ITEMS_MAX = 65536, /* entries of an array: networks of a large sender, with room */
 	TEXT_MAX = 4096,
-	RATE_TIMES_MAX = 100000, /* "N/100000d" is nobody's rate */
-	SHOWN_MAX = 60		 /* bytes of a bad value that an error text repeats */
+	SHOWN_MAX = 60 /* bytes of a bad value that an error text repeats */
 };
-#define RATE_TIME_MAX INT64_C(31536000000) /* a year */
-#define RATE_AMOUNT_MAX (INT64_C(1) << 40) /* products with times stay far from overflow */
 typedef int parse_fn(
     const struct conf_opt_def *d, struct str s, struct conf_value *v, char why[200]);
 
-static int refuse(char why[200], struct str s, const char *what)
+int conf_refuse(char why[200], struct str s, const char *what)
 {
 	struct str shown = {s.p, s.n < SHOWN_MAX ? s.n : SHOWN_MAX};
 	if (!utf8_printable(shown))
@@ -35,143 +32,18 @@ static int refuse(char why[200], struct str s, const char *what)
 	return -EINVAL;
 }
 
-static struct str trim(struct str s)
-{
-	while (s.n > 0 && (s.p[0] == ' ' || s.p[0] == '\t'))
-		s.p++, s.n--;
-	while (s.n > 0 && (s.p[s.n - 1] == ' ' || s.p[s.n - 1] == '\t'))
-		s.n--;
-	return s;
-}
-
-/* --- numbers, times, sizes -------------------------------------------------------------------- */
-
-/* Digits at the start of *s, taken off. -EINVAL without any, -ERANGE past max. */
-static int take_number(struct str *s, int64_t max, int64_t *value)
-{
-	size_t i = 0;
-	int64_t n = 0;
-	while (i < s->n && s->p[i] >= '0' && s->p[i] <= '9') {
-		int digit = s->p[i] - '0';
-		if (n > (max - digit) / 10)
-			return -ERANGE;
-		n = n * 10 + digit;
-		i++;
-	}
-	if (i == 0)
-		return -EINVAL;
-	s->p += i;
-	s->n -= i;
-	*value = n;
-	return 0;
-}
-
-static const struct unit {
-	const char *name;
-	int64_t ms;
-} time_units[] = {{"d", 86400000}, {"h", 3600000}, {"m", 60000}, {"s", 1000}, {"ms", 1}};
-/* A hundred years: sums of times never overflow. */
-#define TIME_MAX INT64_C(3155760000000)
-
-static const struct unit *take_unit(struct str *s)
-{
-	size_t n = 0;
-	while (n < s->n && s->p[n] >= 'a' && s->p[n] <= 'z')
-		n++;
-	for (size_t i = 0; i < COUNT_OF(time_units); i++)
-		if (str_eq((struct str){s->p, n}, str_of(time_units[i].name))) {
-			s->p += n;
-			s->n -= n;
-			return &time_units[i];
-		}
-	return NULL;
-}
-
-/* "1h30m": units fall from left to right, each at most once; "0" needs none. */
-static int time_parse(struct str s, int64_t *ms)
-{
-	int64_t total = 0;
-	const struct unit *last = NULL;
-	if (str_eq(s, STR("0"))) {
-		*ms = 0;
-		return 0;
-	}
-	if (s.n == 0)
-		return -EINVAL;
-	while (s.n > 0) {
-		int64_t n = 0;
-		if (take_number(&s, TIME_MAX, &n) != 0)
-			return -EINVAL;
-		const struct unit *unit = take_unit(&s);
-		if (unit == NULL || (last != NULL && unit <= last) ||
-		    n > (TIME_MAX - total) / unit->ms)
-			return -EINVAL;
-		total += n * unit->ms;
-		last = unit;
-	}
-	*ms = total;
-	return 0;
-}
-
-static void time_print(struct buf *b, int64_t ms)
-{
-	if (ms < 0) {
-		buf_cstr(b, "never");
-		return;
-	}
-	if (ms == 0)
-		buf_cstr(b, "0s");
-	for (size_t i = 0; i < COUNT_OF(time_units); i++)
-		if (ms >= time_units[i].ms) {
-			buf_printf(b, "%" PRId64 "%s", ms / time_units[i].ms, time_units[i].name);
-			ms %= time_units[i].ms;
-		}
-}
-
-static const char size_units[] = "KMGT"; /* powers of 1024 */
-
-static int size_value(struct str s, int64_t *bytes)
-{
-	int64_t n = 0;
-	if (take_number(&s, INT64_MAX, &n) != 0 || s.n > 1)
-		return -EINVAL;
-	if (s.n == 1) {
-		const char *unit = strchr(size_units, s.p[0]);
-		if (unit == NULL || s.p[0] == 0)
-			return -EINVAL;
-		int shift = 10 * (int)(unit - size_units + 1);
-		if (n > INT64_MAX >> shift)
-			return -EINVAL;
-		n <<= shift;
-	}
-	*bytes = n;
-	return 0;
-}
-
-static void size_print(struct buf *b, int64_t bytes)
-{
-	int unit = -1;
-	while (bytes > 0 && bytes % 1024 == 0 && size_units[unit + 1] != 0) {
-		bytes /= 1024;
-		unit++;
-	}
-	buf_printf(b, "%" PRId64, bytes);
-	if (unit >= 0)
-		buf_u8(b, (uint8_t)size_units[unit]);
-}
-
 /* A bound as the file would say it, for the error text. */
 static void bound_print(struct buf *b, enum conf_kind kind, int64_t n)
 {
 	if (kind == KIND_TIME || kind == KIND_TIMES || kind == KIND_BOOL_TIME)
-		time_print(b, n);
+		conf_time_print(b, n);
 	else if (kind == KIND_SIZE)
-		size_print(b, n);
+		conf_size_print(b, n);
 	else
 		buf_printf(b, "%" PRId64, n);
 }
 
-static int in_range(const struct conf_opt_def *d, struct str s, int64_t n, char why[200])
+int conf_in_range(const struct conf_opt_def *d, struct str s, int64_t n, char why[200])
 {
 	if (n >= d->min && (d->max == 0 || n <= d->max))
 		return 0;
@@ -198,14 +70,14 @@ static int parse_int(
 	if (minus)
 		rest.p++, rest.n--;
 	/* libconfig's integers are of 32 bits; more could not be written back. */
-	int r = take_number(&rest, INT32_MAX, &v->num);
+	int r = conf_take_number(&rest, INT32_MAX, &v->num);
 	if (r == -EINVAL || (r == 0 && rest.n > 0))
-		return refuse(why, s, "a number");
+		return conf_refuse(why, s, "a number");
 	if (r == -ERANGE)
 		v->num = INT64_MAX;
 	if (minus)
 		v->num = -v->num;
-	return in_range(d, s, v->num, why);
+	return conf_in_range(d, s, v->num, why);
 }
 
 static int parse_auto_int(
@@ -226,19 +98,18 @@ static int parse_bool(
 {
 	(void)d;
 	v->num = str_eq(s, STR("true"));
-	return v->num == 1 || str_eq(s, STR("false")) ? 0 : refuse(why, s, "true or false");
+	return v->num == 1 || str_eq(s, STR("false")) ? 0 : conf_refuse(why, s, "true or false");
 }
 
-static int parse_time(
-    const struct conf_opt_def *d, struct str s, struct conf_value *v, char why[200])
+int conf_parse_time(const struct conf_opt_def *d, struct str s, struct conf_value *v, char why[200])
 {
 	if (str_eq(s, STR("never")) && strcmp(d->def, "never") == 0) {
 		v->num = -1;
 		return 0;
 	}
-	if (time_parse(s, &v->num) != 0)
-		return refuse(why, s, "a time such as \"90s\", \"10m\" or \"1h30m\"");
-	return in_range(d, s, v->num, why);
+	if (conf_time_parse(s, &v->num) != 0)
+		return conf_refuse(why, s, "a time such as \"90s\", \"10m\" or \"1h30m\"");
+	return conf_in_range(d, s, v->num, why);
 }
 
 static int parse_bool_time(
@@ -248,36 +119,15 @@ static int parse_bool_time(
 		v->num = s.p[0] == 't' ? 0 : -1;
 		return 0;
 	}
-	return parse_time(d, s, v, why);
-}
-
-static int parse_times(
-    const struct conf_opt_def *d, struct str s, struct conf_value *v, char why[200])
-{
-	if (s.n > 0 && s.p[s.n - 1] == ',')
-		return refuse(why, s, "a list of times: it ends in a comma");
-	do {
-		struct str item = trim(str_cut(&s, ','));
-		struct conf_value one = {0};
-		if (v->count == TIMES_MAX) {
-			snprintf(why, 200, "more than %d times", TIMES_MAX);
-			return -EINVAL;
-		}
-		int r = parse_time(d, item, &one, why);
-		if (r != 0)
-			return r;
-		v->nums = xrealloc(v->nums, (v->count + 1) * sizeof *v->nums);
-		v->nums[v->count++] = one.num;
-	} while (s.n > 0);
-	return 0;
+	return conf_parse_time(d, s, v, why);
 }
 
 static int parse_size(
     const struct conf_opt_def *d, struct str s, struct conf_value *v, char why[200])
 {
-	if (size_value(s, &v->num) != 0)
-		return refuse(why, s, "a size such as \"10M\"");
-	return in_range(d, s, v->num, why);
+	if (conf_size_parse(s, &v->num) != 0)
+		return conf_refuse(why, s, "a size such as \"10M\"");
+	return conf_in_range(d, s, v->num, why);
 }
 
 static int parse_choice(
@@ -291,7 +141,7 @@ static int parse_choice(
 		}
 	char what[100];
 	snprintf(what, sizeof what, "one of %.80s", d->def);
-	return refuse(why, s, what);
+	return conf_refuse(why, s, what);
 }
 
 /* --- texts ------------------------------------------------------------------------------------ */
@@ -320,7 +170,7 @@ static int parse_name(
     const struct conf_opt_def *d, struct str s, struct conf_value *v, char why[200])
 {
 	if (!name_valid(s))
-		return refuse(
+		return conf_refuse(
 		    why, s, "a name (letters, digits, dot, underscore, hyphen; at most 100)");
 	return parse_text(d, s, v, why);
 }
@@ -329,7 +179,7 @@ static int parse_path(
     const struct conf_opt_def *d, struct str s, struct conf_value *v, char why[200])
 {
 	if (s.n >= PATH_MAX || (s.n > 0 && s.p[0] != '/') || (s.n == 0 && d->def[0] != 0))
-		return refuse(why, s, "an absolute path");
+		return conf_refuse(why, s, "an absolute path");
 	return parse_text(d, s, v, why);
 }
 
@@ -338,7 +188,7 @@ static int parse_file(
 {
 	if (s.n > NAME_MAX || memchr(s.p, '/', s.n) != NULL || (s.n > 0 && s.p[0] == '.') ||
 	    (s.n == 0 && strchr(d->consumers, '!') != NULL))
-		return refuse(why, s, "a file name without directory or leading dot");
+		return conf_refuse(why, s, "a file name without directory or leading dot");
 	return parse_text(d, s, v, why);
 }
 
@@ -348,7 +198,7 @@ static int parse_domain(
 	char name[DOMAIN_MAX + 1];
 	(void)d;
 	if (domain_normalise(name, s) != 0)
-		return refuse(why, s, "a domain name");
+		return conf_refuse(why, s, "a domain name");
 	v->text = xstrdup(name);
 	return 0;
 }
@@ -360,7 +210,7 @@ static int parse_domain_or_any(
 		return parse_text(d, s, v, why);
 	if (parse_domain(d, s, v, why) == 0)
 		return 0;
-	return refuse(why, s, "a domain name, or \"*\" alone");
+	return conf_refuse(why, s, "a domain name, or \"*\" alone");
 }
 
 static int parse_mailbox(
@@ -368,7 +218,7 @@ static int parse_mailbox(
 {
 	struct mailbox m;
 	if (s.n > 0 && mailbox_parse(&m, s, false) != 0)
-		return refuse(why, s, "a mail address");
+		return conf_refuse(why, s, "a mail address");
 	return parse_text(d, s, v, why);
 }
 
@@ -394,124 +244,8 @@ static int parse_address(
 	char text[INET6_ADDRSTRLEN];
 	(void)d;
 	if (address_canonical(s, text) != 0)
-		return refuse(why, s, "an IP address");
+		return conf_refuse(why, s, "an IP address");
 	v->text = xstrdup(text);
-	return 0;
-}
-
-/* --- rates, steps, numbers ----------------------------------------------------------------------
- */
-
-static void add_num(struct conf_value *v, int64_t n)
-{
-	v->nums = xrealloc(v->nums, (v->count + 1) * sizeof *v->nums);
-	v->nums[v->count++] = n;
-}
-
-/* The time of a rate: a time, or a bare unit; PowerMTA's long names are taken, too. */
-static int rate_time(struct str s, int64_t *ms)
-{
-	static const struct {
-		const char *name;
-		int64_t ms;
-	} words[] = {{"s", 1000}, {"sec", 1000}, {"m", 60000}, {"min", 60000}, {"h", 3600000},
-	    {"hr", 3600000}, {"d", 86400000}, {"day", 86400000}};
-	int64_t n = 1;
-	struct str rest = s;
-	bool counted = take_number(&rest, RATE_TIMES_MAX, &n) == 0;
-	for (size_t i = 0; i < COUNT_OF(words); i++)
-		if (str_eq(rest, str_of(words[i].name)) && (!counted || n > 0)) {
-			*ms = n * words[i].ms;
-			return *ms <= RATE_TIME_MAX ? 0 : -EINVAL;
-		}
-	return time_parse(s, ms) == 0 && *ms > 0 && *ms <= RATE_TIME_MAX ? 0 : -EINVAL;
-}
-
-/* Amounts may be sizes: "100M/h". One second's worth, rounded up, if no burst is given. */
-static int parse_rate(
-    const struct conf_opt_def *d, struct str s, struct conf_value *v, char why[200])
-{
-	static const char form[] =
-	    "a rate such as \"100/m\", \"20000/d burst 200\" or \"unlimited\"";
-	struct str rest = trim(s), amount, time;
-	int64_t n = 0, ms = 0, burst = 0;
-	if (str_eq(rest, STR("unlimited")) ||
-	    (str_eq(rest, STR("auto")) && str_eq(str_of(d->def), rest))) {
-		v->num = rest.p[0] == 'u' ? -1 : -2;
-		v->text = str_dup(rest);
-		return 0;
-	}
-	amount = trim(str_cut(&rest, '/'));
-	rest = trim(rest);
-	time = str_cut(&rest, ' ');
-	if (size_value(amount, &n) != 0 || rate_time(time, &ms) != 0)
-		return refuse(why, s, form);
-	rest = trim(rest);
-	if (rest.n > 0) {
-		struct str word = str_cut(&rest, ' ');
-		if (!str_eq(word, STR("burst")) || size_value(trim(rest), &burst) != 0 ||
-		    burst == 0)
-			return refuse(why, s, form);
-	}
-	if (n == 0)
-		return refuse(
-		    why, s, "a rate: 0 would stop all mail; use \"unlimited\", or pause the queue");
-	if (n > RATE_AMOUNT_MAX || burst > RATE_AMOUNT_MAX)
-		return refuse(why, s, "a rate of at most 1T");
-	v->num = n;
-	add_num(v, ms);
-	add_num(v, burst > 0 ? burst : (n * 1000 + ms - 1) / ms);
-	v->text = str_dup(trim(s));
-	return 0;
-}
-
-static int parse_recovery(
-    const struct conf_opt_def *d, struct str s, struct conf_value *v, char why[200])
-{
-	static const char form[] = "steps such as \"10%,50%,100% every 10m\", or \"off\"";
-	struct str rest = trim(s), steps;
-	int64_t last = 0;
-	(void)d;
-	if (str_eq(rest, STR("off"))) {
-		v->text = str_dup(rest);
-		return 0;
-	}
-	steps = str_cut(&rest, ' ');
-	rest = trim(rest);
-	if (!str_eq(str_cut(&rest, ' '), STR("every")) || time_parse(trim(rest), &v->num) != 0 ||
-	    v->num < 1000)
-		return refuse(why, s, form);
-	while (steps.n > 0) {
-		struct str step = trim(str_cut(&steps, ','));
-		int64_t n = 0;
-		if (take_number(&step, 100, &n) != 0 || !str_eq(step, STR("%")) || n <= last ||
-		    v->count == TIMES_MAX)
-			return refuse(why, s, form);
-		add_num(v, last = n);
-	}
-	if (v->count == 0)
-		return refuse(why, s, form);
-	v->text = str_dup(trim(s));
-	return 0;
-}
-
-static int parse_ints(
-    const struct conf_opt_def *d, struct str s, struct conf_value *v, char why[200])
-{
-	struct str rest = s;
-	while (rest.n > 0) {
-		struct str item = trim(str_cut(&rest, ','));
-		int64_t n = 0;
-		if (take_number(&item, INT64_MAX / 2, &n) != 0 || item.n > 0 ||
-		    v->count == ITEMS_MAX)
-			return refuse(why, s, "a list of numbers such as \"50,100,250\"");
-		if (in_range(d, s, n, why) != 0)
-			return -EINVAL;
-		add_num(v, n);
-	}
-	if (v->count == 0)
-		return refuse(why, s, "a list of numbers such as \"50,100,250\"");
-	v->text = str_dup(s);
 	return 0;
 }
 
@@ -543,20 +277,21 @@ int conf_value_add_item(enum conf_opt opt, struct conf_value *v, struct str item
 		return -EINVAL;
 	}
 	if (item.n == 0 || item.n > TEXT_MAX || !utf8_printable(item))
-		return refuse(why, item, "a printable string");
+		return conf_refuse(why, item, "a printable string");
 	switch (conf_opts[opt].kind) {
 	case KIND_NETWORKS:
 		if (network_parse(&network, item) != 0)
-			return refuse(why, item, "a network such as \"192.0.2.0/24\" or \"::1\"");
+			return conf_refuse(
+			    why, item, "a network such as \"192.0.2.0/24\" or \"::1\"");
 		text = str_dup(item);
 		break;
 	case KIND_SERVERS:
 		if (server_item(item, &text) != 0)
-			return refuse(why, item, "an address or address@port");
+			return conf_refuse(why, item, "an address or address@port");
 		break;
 	case KIND_NAMES:
 		if (!name_valid(item))
-			return refuse(
+			return conf_refuse(
 			    why, item, "a name (letters, digits, dot, underscore, hyphen)");
 		text = str_dup(item);
 		break;
@@ -583,8 +318,8 @@ static const struct kind_def {
     [KIND_INT] = {"a number", parse_int},
     [KIND_BOOL] = {"true or false", parse_bool},
     [KIND_TEXT] = {"a string", parse_text},
-    [KIND_TIME] = {"a time such as \"90s\"", parse_time},
-    [KIND_TIMES] = {"a string with times such as \"5m,10m,1h\"", parse_times},
+    [KIND_TIME] = {"a time such as \"90s\"", conf_parse_time},
+    [KIND_TIMES] = {"a string with times such as \"5m,10m,1h\"", conf_parse_times},
     [KIND_SIZE] = {"a size such as \"10M\"", parse_size},
     [KIND_DOMAIN] = {"a string with a domain name", parse_domain},
     [KIND_TEXTS] = {"an array of strings such as [ \"a\", \"b\" ]", NULL},
@@ -599,9 +334,9 @@ static const struct kind_def {
     [KIND_DOMAIN_OR_ANY] = {"a string with a domain name, or \"*\"", parse_domain_or_any},
     [KIND_MAILBOX] = {"a string with a mail address", parse_mailbox},
     [KIND_FILE] = {"a string with a file name", parse_file},
-    [KIND_RATE] = {"a rate such as \"1000/15m burst 20\"", parse_rate},
-    [KIND_RECOVERY] = {"steps such as \"10%,50%,100% every 10m\"", parse_recovery},
-    [KIND_INTS] = {"a string with numbers such as \"50,100,250\"", parse_ints},
+    [KIND_RATE] = {"a rate such as \"1000/15m burst 20\"", conf_parse_rate},
+    [KIND_RECOVERY] = {"steps such as \"10%,50%,100% every 10m\"", conf_parse_recovery},
+    [KIND_INTS] = {"a string with numbers such as \"50,100,250\"", conf_parse_ints},
     [KIND_NAMES] = {"a name or an array of names", NULL},
     [KIND_REGEX] = {"a regular expression", parse_text},
 };
@@ -618,7 +353,7 @@ int conf_parse_value(enum conf_opt opt, struct str text, struct conf_value *v, c
 	*v = (struct conf_value){0};
 	why[0] = 0;
 	if (text.n > TEXT_MAX || !utf8_printable(text))
-		return refuse(why, text, "a printable string of at most 4096 bytes");
+		return conf_refuse(why, text, "a printable string of at most 4096 bytes");
 	/* A choice's default is its list of words: the first one is meant. */
 	if (d->kind == KIND_CHOICE && str_eq(text, str_of(d->def)))
 		return 0;
@@ -626,7 +361,7 @@ int conf_parse_value(enum conf_opt opt, struct str text, struct conf_value *v, c
 		r = kinds[d->kind].parse(d, text, v, why);
 	else
 		while (r == 0 && text.n > 0)
-			r = conf_value_add_item(opt, v, trim(str_cut(&text, ',')), why);
+			r = conf_value_add_item(opt, v, conf_trim(str_cut(&text, ',')), why);
 	if (r != 0)
 		conf_value_fini(v);
 	return r;
@@ -662,7 +397,7 @@ static void print_times(struct buf *b, const struct conf_value *v)
 	for (size_t i = 0; i < v->count; i++) {
 		if (i > 0)
 			buf_u8(b, ',');
-		time_print(b, v->nums[i]);
+		conf_time_print(b, v->nums[i]);
 	}
 	buf_u8(b, '"');
 }
@@ -699,7 +434,7 @@ void conf_print_value(struct buf *out, enum conf_opt opt, const struct conf_valu
 		__attribute__((fallthrough));
 	case KIND_TIME:
 		buf_u8(out, '"');
-		time_print(out, v->num);
+		conf_time_print(out, v->num);
 		buf_u8(out, '"');
 		break;
 	case KIND_TIMES:
@@ -707,7 +442,7 @@ void conf_print_value(struct buf *out, enum conf_opt opt, const struct conf_valu
 		break;
 	case KIND_SIZE:
 		buf_u8(out, '"');
-		size_print(out, v->num);
+		conf_size_print(out, v->num);
 		buf_u8(out, '"');
 		break;
 	case KIND_CHOICE:

@@ -194,7 +194,7 @@ static const struct {
     {"unknown with a near list", "listener = ();\n" LISTEN,
 	"c:1: listener: unknown option; did you mean listeners?\n"},
     {"unknown here", LISTEN "bounce-after = \"1d\";\n",
-	"c:2: bounce-after: unknown option here; it belongs into domains\n"},
+	"c:2: bounce-after: unknown option here; it belongs into providers or domains\n"},
     {"unknown everywhere", LISTEN "qwertzuiop = 1;\n", "c:2: qwertzuiop: unknown option\n"},
     {"unknown in a group", "listeners = (\n { adress = \"::1\"; }\n);\n",
 	"c:2: adress: unknown option; did you mean address?\n"},
