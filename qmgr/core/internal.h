@@ -530,11 +530,41 @@ void state_configured(struct core *core); /* offers what could not be taken so f
 
 /* ---- hold.c ---- */
 bool hold_queue(const struct queue *q); /* paused or suspended as a whole: no grant, nothing sent */
-void lane_park(struct core *core, struct lane *lane); /* out of the turn, whatever it has */
-void lane_unpark(struct core *core, struct lane *lane);
+struct hold_request {
+	enum core_scope scope;
+	struct str name, at;
+	struct str who;	       /* of an operator's pause */
+	struct str rule, text; /* of a rule's suspension: which, and the reply */
+	int64_t until_ms;      /* 0: without end */
+};
+/* A rule's suspension; one that lives is renewed. -ENOENT: nothing can have that name. */
+int hold_add(struct core *core, const struct hold_request *request) MUST_USE;
+
+/* ---- lane.c: out of the turn ---- */
+enum park {		/* why a lane or a tenant's share is out of the turn, whatever it has */
+	PARK_HOLD = 1,	/* hold.c */
+	PARK_LIMIT = 2, /* limits: a budget of its tenant or campaign */
+};
+void lane_park(struct core *core, struct lane *lane, enum park why);   /* in the turn again when */
+void lane_unpark(struct core *core, struct lane *lane, enum park why); /* no reason is left */
+void share_park(struct core *core, struct share *share, enum park why);
+void share_unpark(struct core *core, struct share *share, enum park why);
+uint64_t queue_ready(const struct queue *q); /* ready jobs of lanes that are in the turn */
+
+/* ---- sweep.c: all jobs of a queue, share or lane, in slices, in the background ---- */
+enum visit_kind {
+	VISIT_RETIME,  /* outcome_retime() for those that wait, which are then filed anew */
+	VISIT_REPLACE, /* moves those that belong elsewhere now; those that wait go on waiting */
+	VISIT_BOUNCE, /* ends those that were there at the call, but those in flight: 5.7.0, text */
+};
+void queue_visit(struct core *core, struct queue *q, enum visit_kind kind, struct str text);
+void share_visit(struct core *core, struct share *s, enum visit_kind kind, struct str text);
+void lane_visit(struct core *core, struct lane *lane, enum visit_kind kind, struct str text);
 /* The retry list has changed (a mode): outcome_retime() is called, in slices, for each waiting job.
  */
 void sweep_retime(struct core *core, struct queue *q);
+/* Its due time, anew by the retry list of now; the caller files it. */
+void outcome_retime(struct core *core, job_ref ref);
 
 /* ---- place.c: where mail goes ---- */
 /* The virtual MTA that mail of this destination and virtual MTA leaves by, reroutes followed. */

@@ -173,6 +173,12 @@ void outcome_wait(struct core *core, job_ref ref)
 	due_add(core, ref);
 }
 
+void outcome_retime(struct core *core, job_ref ref)
+{
+	(void)core;
+	(void)ref;
+}
+
 void outcome_place(struct core *core, job_ref ref, bool front)
 {
 	struct job *j = core_at(core, ref);
