@@ -102,6 +102,9 @@ void conf_encode(const struct conf *c, unsigned consumers, struct buf *out);
 struct conf *conf_decode(struct str bytes); /* NULL when malformed */
 struct conf *conf_clone(const struct conf *c);
 
+/* One value as it stands in a file, strings in quotes. */
+void conf_print_value(struct buf *out, enum conf_opt opt, const struct conf_value *v);
+
 /* The value given, or the default's. For "is it given here?" look at ->set: it decides precedence.
  */
 const struct conf_value *conf_get(const struct conf_node *n, enum conf_opt opt); /* never NULL */

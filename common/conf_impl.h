@@ -43,7 +43,6 @@ void conf_set_text(
 bool conf_kind_is_list(enum conf_kind kind); /* of strings: TEXTS NETWORKS SERVERS NAMES */
 int conf_value_add_item(
     enum conf_opt opt, struct conf_value *v, struct str item, char why[200]) MUST_USE;
-void conf_print_value(struct buf *out, enum conf_opt opt, const struct conf_value *v);
 const char *conf_kind_noun(enum conf_kind kind); /* "a number", … for error texts */
 
 /* conf_value.c: what is said of a bad value, and of a number outside its range. Both -EINVAL. */

@@ -50,6 +50,7 @@ struct control_reply {
 	struct buf in;
 	struct buf out;
 	json_t *request; /* owned; args and options are views into it */
+	uid_t uid;	 /* of the peer */
 	control_next_fn *next_rows;
 	void (*drop)(void *);
 	void *stream_state;
@@ -168,6 +169,19 @@ const char *control_arg(const json_t *args, size_t i)
 const char *control_option(const json_t *options, const char *name)
 {
 	return json_string_value(json_object_get(options, name));
+}
+
+/* The name is what the client says, so it is only a help beside the uid, which the kernel says. */
+void control_who(const struct control_reply *r, char who[CONTROL_WHO_BYTES])
+{
+	const char *by = json_string_value(json_object_get(r->request, "by"));
+	size_t n = 0;
+	for (; by != NULL && *by != 0 && n < CONTROL_NAME_MAX; by++)
+		if (strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-",
+			*by) != NULL)
+			who[n++] = *by;
+	snprintf(who + n, CONTROL_WHO_BYTES - n, n > 0 ? " (uid %lu)" : "uid %lu",
+	    (unsigned long)r->uid);
 }
 
 /* --- a connection's life ---------------------------------------------------------------------- */
@@ -391,12 +405,13 @@ static void reply_event(void *arg, uint32_t events)
 
 /* --- accepting -------------------------------------------------------------------------------- */
 
-static bool peer_allowed(const struct control *c, int fd)
+static bool peer_allowed(const struct control *c, int fd, uid_t *uid)
 {
 	struct ucred peer;
 	socklen_t n = sizeof peer;
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &n) != 0)
 		return false;
+	*uid = peer.uid;
 	for (size_t i = 0; i < c->uid_count; i++)
 		if (c->uids[i] == peer.uid)
 			return true;
@@ -416,7 +431,8 @@ static void turn_away(int fd, int status, const char *error)
 
 static void take_client(struct control *c, int fd)
 {
-	if (!peer_allowed(c, fd)) {
+	uid_t uid;
+	if (!peer_allowed(c, fd, &uid)) {
 		turn_away(fd, EX_NOPERM, "only root and the user that runs the suite may ask");
 		return;
 	}
@@ -426,6 +442,7 @@ static void take_client(struct control *c, int fd)
 	}
 	struct control_reply *r = xcalloc(1, sizeof *r);
 	r->control = c;
+	r->uid = uid;
 	buf_init(&r->in, REQUEST_MAX + 4096);
 	buf_init(&r->out, OUT_MAX);
 	if (loop_add(c->loop, &r->entry, fd, EPOLLIN, reply_event, r) != 0) {

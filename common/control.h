@@ -6,11 +6,11 @@
 #include <sys/types.h>
 /*
  * The control socket of a service: one request and its answer per connection. Request: one line of
- * JSON {"verb": "...", "args": ["..."], "options": {"name": "value"}}. Answer: any number of JSON
- * objects, a line each, the last one {"end": true, "status": N, "error": "..."} (status:
- * sysexits.h). master makes the socket mode 0600 for root and its group option; peer credentials
- * are checked: root, or the user that runs master. A slow reader holds only its own connection:
- * rows are produced when there is room. Bounded: 32 connections, requests of 64 KiB.
+ * JSON {"verb": "...", "args": ["..."], "options": {"name": "value"}, "by": "who asks"}. Answer:
+ * any number of JSON objects, a line each, the last one {"end": true, "status": N, "error": "..."}
+ * (status: sysexits.h). master makes the socket mode 0600 for root and its group option; peer
+ * credentials are checked: root, or the user that runs master. A slow reader holds only its own
+ * connection: rows are produced when there is room. Bounded: 32 connections, requests of 64 KiB.
  */
 struct control;
 struct control_reply;
@@ -38,6 +38,10 @@ void control_allow_uid(struct control *c, uid_t uid);
  * the reply. These two answer NULL where nothing was given. */
 const char *control_arg(const json_t *args, size_t i);
 const char *control_option(const json_t *options, const char *name);
+
+/* Who asks, for what is kept with a change: "alice (uid 0)", or "uid 0" where no name was sent. */
+enum { CONTROL_NAME_MAX = 32, CONTROL_WHO_BYTES = 64 };
+void control_who(const struct control_reply *r, char who[CONTROL_WHO_BYTES]);
 
 /*
  * The reply lives until the verb's function returned and its answer was ended and sent, or the peer

@@ -6,8 +6,10 @@
  */
 #include "common/types.h"
 #include "ctl/ctl.h"
+#include <pwd.h>
 #include <stdlib.h>
 #include <sysexits.h>
+#include <unistd.h>
 
 static const char usage[] = "usage: posternctl [-c FILE] [-r DIRECTORY] [--json] SERVICE VERB [ARG "
 			    "...] [--OPTION=VALUE ...]\n"
@@ -56,13 +58,36 @@ static int not_running(const struct args *a, const char *directory)
 	return EX_UNAVAILABLE;
 }
 
+/* Who asks, beside the uid that the service sees: under sudo, the person behind it. */
+static const char *operator_name(void)
+{
+	const char *sudo = getuid() == 0 ? getenv("SUDO_USER") : NULL;
+	const struct passwd *user = getpwuid(getuid());
+	if (sudo != NULL && sudo[0] != 0)
+		return sudo;
+	return user != NULL ? user->pw_name : "";
+}
+
 static char *make_request(const struct args *a)
 {
 	json_t *request =
 	    json_pack("{s:s, s:O, s:O}", "verb", a->verb, "args", a->args, "options", a->options);
+	json_object_set_new(request, "by", json_string(operator_name())); /* no UTF-8: left out */
 	char *line = request != NULL ? json_dumps(request, JSON_COMPACT) : NULL;
 	json_decref(request);
 	return line;
+}
+
+/* Every instance has the same verbs; and what is about source addresses is done by qmgr, whichever
+ * instance passes it on. */
+static bool asks_one(const char *verb)
+{
+	static const char *const verbs[] = {
+	    "help", "disable-source", "enable-source", "check-sources"};
+	for (size_t i = 0; i < COUNT_OF(verbs); i++)
+		if (strcmp(verb, verbs[i]) == 0)
+			return true;
+	return false;
 }
 
 /* Asks all; the first failure decides the exit code, but the others' answers are shown. */
@@ -72,8 +97,7 @@ static int ask_all(const struct args *a, const struct instance *list, size_t n)
 	char *request = make_request(a);
 	if (request == NULL)
 		return wrong_usage("an argument is not UTF-8");
-	/* Every instance has the same verbs. */
-	size_t asked = strcmp(a->verb, "help") == 0 ? 1 : n;
+	size_t asked = asks_one(a->verb) ? 1 : n;
 	struct asking asking = {
 	    .show = show_new(stdout, show_shape(a->service, a->verb), a->json, asked > 1)};
 	for (size_t i = 0; i < asked; i++) {

@@ -92,7 +92,16 @@ static void verb_huge(void *ctx, struct control_reply *r, const json_t *args, co
 	free(text);
 }
 
+static void verb_who(void *ctx, struct control_reply *r, const json_t *args, const json_t *options)
+{
+	char who[CONTROL_WHO_BYTES];
+	(void)ctx, (void)args, (void)options;
+	control_who(r, who);
+	control_row(r, json_pack("{s:s}", "who", who));
+}
+
 static const struct control_verb verbs[] = {
+    {"who", "who", "Who asks.", 0, 0, verb_who},
     {"echo", "echo TEXT [--x=V] [--x-long]", "Says it again.", 1, 1, verb_echo},
     {"fail", "fail", "Fails.", 0, 0, verb_fail},
     {"stream", "stream", "Many rows.", 0, 0, verb_stream},
@@ -177,6 +186,33 @@ static void ask(const char *request, const char *expected)
 	assert_string_equal((const char *)b.p, expected);
 	buf_fini(&b);
 	close(fd);
+}
+
+/* The name is the client's word, bounded and without what could deceive a reader; the uid is not.
+ */
+static void test_who_asks(void **state)
+{
+	static const struct {
+		const char *by, *who;
+	} cases[] = {
+	    {"", "uid %lu"},
+	    {",\"by\":7", "uid %lu"},
+	    {",\"by\":\"alice\"", "alice (uid %lu)"},
+	    {",\"by\":\"a (uid 7)\\n,b\"", "auid7b (uid %lu)"},
+	    {",\"by\":\"0123456789012345678901234567890123456789\"",
+		"01234567890123456789012345678901 (uid %lu)"},
+	};
+	(void)state;
+	for (size_t i = 0; i < COUNT_OF(cases); i++) {
+		char request[200], who[100], answer[300];
+		snprintf(request, sizeof request, "{\"verb\":\"who\"%s}\n", cases[i].by);
+		const char *uid = strstr(cases[i].who, "%lu");
+		snprintf(who, sizeof who, "%.*s%lu%s", (int)(uid - cases[i].who), cases[i].who,
+		    (unsigned long)getuid(), uid + 3);
+		snprintf(
+		    answer, sizeof answer, "{\"who\":\"%s\"}\n{\"end\":true,\"status\":0}\n", who);
+		ask(request, answer);
+	}
 }
 
 static void test_answers(void **state)
@@ -381,6 +417,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup_teardown(test_answers, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_who_asks, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_not_json, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_help, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_stream_waits_for_its_reader, setup, teardown),
