@@ -6,6 +6,9 @@
  * The language of smtp-pattern-lists: what the texts of a rule mean. Patterns themselves are run by
  * match.h; here are stages, triggers, actions and the names of rules. Pure.
  */
+enum {
+	RULE_TRIGGER_MAX = 100000, /* N of a trigger: qmgr remembers as many times */
+};
 enum rule_action_kind {
 	ACTION_MODE_BACKOFF = 0,
 	ACTION_MODE_NORMAL,
@@ -51,8 +54,9 @@ struct rule_trigger {
 	int64_t window_ms;
 };
 struct rule {
-	uint64_t
-	    id; /* hash of list name, reply and stages: the same after a reload that leaves it */
+	/* Hash of list name, reply, stages and how many like it stand before it: the same after a
+	 * reload that leaves it. */
+	uint64_t id;
 	const struct conf_node *node; /* borrowed */
 	size_t index;		      /* in its list, from 1 */
 	uint32_t stages;	      /* bits 1 << STAGE_*; our own messages: CONNECT or INTERNAL */
@@ -74,6 +78,9 @@ void rule_action_print(struct buf *out, const struct rule_action *a); /* as in t
 int rule_trigger_parse(struct str text, struct rule_trigger *t, char why[200]) MUST_USE;
 int rule_stage_parse(struct str text, uint32_t *bit, char why[200]) MUST_USE;
 const char *rule_scope_name(unsigned scope);
+/* The option of `domains` that a SET may change (CO_DOMAIN_*), or -1: those with a stricter side.
+ */
+int rule_set_opt(struct str name);
 /* One rule from its section; what does not parse (conf_check() has refused it) is left out. */
 void rule_read(struct rule *r, const char *list, const struct conf_node *node, size_t index);
 void rule_fini(struct rule *r);
