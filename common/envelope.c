@@ -97,6 +97,8 @@ static bool take_message_field(struct envelope *e, uint8_t tag, struct str value
 		return take_u64(&e->cause_ticket, value);
 	case ENV_MESSAGE_ID:
 		return take_text(&e->message_id, value, ENV_TEXT_MAX);
+	case ENV_HOLD:
+		return take_u8(&e->hold, value, 1);
 	default:
 		return true; /* of a newer build */
 	}
@@ -140,7 +142,7 @@ static int step(struct walk *w, uint8_t tag, struct str value)
 	if (tag == ENV_RCPT)
 		return begin_rcpt(w, value);
 	bool of_rcpt = tag == ENV_NOTIFY || tag == ENV_ORCPT;
-	bool of_message = tag >= ENV_SENDER && tag <= ENV_MESSAGE_ID;
+	bool of_message = tag >= ENV_SENDER && tag <= ENV_HOLD;
 	if (!of_rcpt && !of_message)
 		return 0; /* of a newer build */
 	uint64_t bit = UINT64_C(1) << tag;

@@ -22,6 +22,7 @@ enum envelope_tag {
 	ENV_CAUSE = 10,	     /* of a DSN: u64 message id, u8 dsn_kind, then u16 ordinals */
 	ENV_TICKET = 11,     /* of a DSN: u64 ticket of the BOUNCE it answers */
 	ENV_MESSAGE_ID = 12, /* header Message-ID, for the log */
+	ENV_HOLD = 13,	     /* u8: 1, set it aside: an operator decides */
 	ENV_RCPT = 32,	     /* address */
 	ENV_NOTIFY = 33,     /* u8: bits NOTIFY_*; absent: failure and delay */
 	ENV_ORCPT = 34,	     /* "type;decoded address" */
@@ -52,7 +53,7 @@ struct env_rcpt {
 };
 struct envelope {
 	struct str sender, envid, client, helo, vmta, tenant, campaign, message_id;
-	uint8_t ret, body;
+	uint8_t ret, body, hold;
 	bool has_cause;
 	uint64_t cause_id, cause_ticket;
 	uint8_t cause_kind;

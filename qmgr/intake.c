@@ -164,6 +164,8 @@ static void take_in(struct taking *t, struct str envelope)
 	t->e = &e;
 	if (e.sender.n == 0)
 		t->flags |= JOB_NULL_SENDER;
+	if (e.hold)
+		t->flags |= JOB_HELD;
 	if (!settle_cause(t))
 		return;
 	if (t->redo == NULL || !t->redo->received)

@@ -31,7 +31,13 @@ enum field {
 	FIELD_RECEIVED,
 	FIELD_DATE,
 	FIELD_MESSAGE_ID,
-	FIELD_VMTA,
+	FIELD_FROM,
+	FIELD_SENDER,
+	FIELD_REPLY_TO,
+	FIELD_TO,
+	FIELD_CC,
+	FIELD_SUBJECT,
+	FIELD_VMTA, /* from here on they are removed */
 	FIELD_JOB,
 	FIELD_ENVID,
 	FIELD_TENANT
@@ -39,19 +45,26 @@ enum field {
 static const struct {
 	struct str name;
 	enum field field;
+	int singleton; /* SINGLETON_*; -1: it may stand several times */
 } fields[] = {
-    {{"Received", 8}, FIELD_RECEIVED},
-    {{"Date", 4}, FIELD_DATE},
-    {{"Message-ID", 10}, FIELD_MESSAGE_ID},
-    {{"X-Virtual-MTA", 13}, FIELD_VMTA},
-    {{"X-Job", 5}, FIELD_JOB},
-    {{"X-EnvID", 7}, FIELD_ENVID},
-    {{"X-Tenant", 8}, FIELD_TENANT},
+    {{"Received", 8}, FIELD_RECEIVED, -1},
+    {{"Date", 4}, FIELD_DATE, SINGLETON_DATE},
+    {{"Message-ID", 10}, FIELD_MESSAGE_ID, SINGLETON_MESSAGE_ID},
+    {{"From", 4}, FIELD_FROM, SINGLETON_FROM},
+    {{"Sender", 6}, FIELD_SENDER, SINGLETON_SENDER},
+    {{"Reply-To", 8}, FIELD_REPLY_TO, SINGLETON_REPLY_TO},
+    {{"To", 2}, FIELD_TO, SINGLETON_TO},
+    {{"Cc", 2}, FIELD_CC, SINGLETON_CC},
+    {{"Subject", 7}, FIELD_SUBJECT, SINGLETON_SUBJECT},
+    {{"X-Virtual-MTA", 13}, FIELD_VMTA, -1},
+    {{"X-Job", 5}, FIELD_JOB, -1},
+    {{"X-EnvID", 7}, FIELD_ENVID, -1},
+    {{"X-Tenant", 8}, FIELD_TENANT, -1},
 };
 
 void body_init(struct body *b, const struct body_limits *limits, struct buf *out, bool chunked)
 {
-	*b = (struct body){.limits = *limits, .out = out, .chunked = chunked};
+	*b = (struct body){.limits = *limits, .out = out, .chunked = chunked, .match_header = -1};
 	if (b->limits.header_max > HEADER_MAX)
 		b->limits.header_max = HEADER_MAX;
 }
@@ -96,7 +109,16 @@ static void keep(char *value, size_t size, struct str part)
 
 static void keep_of_field(struct body *b, struct str part)
 {
+	if (b->match_header >= 0)
+		keep(b->match_value, sizeof(b->match_value), part);
 	switch (b->field) {
+	case FIELD_FROM:
+		if (b->singletons[SINGLETON_FROM] == 1)
+			keep(b->from, sizeof(b->from), part);
+		return;
+	case FIELD_TENANT:
+		keep(b->tenant, sizeof(b->tenant), part);
+		return;
 	case FIELD_MESSAGE_ID:
 		keep(b->message_id, sizeof(b->message_id), part);
 		return;
@@ -129,12 +151,26 @@ static size_t name_length(struct str line)
 	return colon < line.n && line.p[colon] == ':' ? n : 0;
 }
 
-static enum field field_find(struct str name)
+static enum field field_find(struct body *b, struct str name)
 {
-	for (size_t i = 0; i < COUNT_OF(fields); i++)
-		if (str_eq_nocase(name, fields[i].name))
-			return fields[i].field;
+	for (size_t i = 0; i < COUNT_OF(fields); i++) {
+		if (!str_eq_nocase(name, fields[i].name))
+			continue;
+		if (fields[i].singleton >= 0 && b->singletons[fields[i].singleton] < UINT8_MAX)
+			b->singletons[fields[i].singleton]++;
+		return fields[i].field;
+	}
 	return FIELD_OTHER;
+}
+
+/* A header of some tenant's `match` is complete. */
+static void end_match(struct body *b)
+{
+	if (b->match_header >= 0 && !b->match)
+		b->match =
+		    tenants_match(b->limits.tenants, b->match_header, str_of(b->match_value));
+	b->match_header = -1;
+	b->match_value[0] = '\0';
 }
 
 static void begin_field(struct body *b, struct str line, size_t name)
@@ -142,7 +178,10 @@ static void begin_field(struct body *b, struct str line, size_t name)
 	const char *colon = memchr(line.p, ':', line.n);
 
 	b->fields++;
-	b->field = (int)field_find((struct str){line.p, name});
+	b->field = (int)field_find(b, (struct str){line.p, name});
+	end_match(b);
+	if (b->limits.tenants && !b->match)
+		b->match_header = tenants_header(b->limits.tenants, (struct str){line.p, name});
 	switch (b->field) {
 	case FIELD_RECEIVED:
 		if (++b->hops > b->limits.hops_max)
@@ -150,7 +189,7 @@ static void begin_field(struct body *b, struct str line, size_t name)
 		return;
 	case FIELD_DATE:
 		b->has_date = true;
-		return;
+		break;
 	case FIELD_MESSAGE_ID: /* of several the first counts */
 		if (b->has_message_id)
 			b->field = FIELD_OTHER;
@@ -159,6 +198,12 @@ static void begin_field(struct body *b, struct str line, size_t name)
 	case FIELD_VMTA:
 		b->vmta_count++;
 		break;
+	case FIELD_TENANT:
+		b->has_tenant = true; /* of several the last counts */
+		b->tenant[0] = '\0';
+		break;
+	case FIELD_FROM:
+		break;
 	case FIELD_JOB:
 		b->job[0] = '\0'; /* of several the last counts */
 		break;
@@ -166,7 +211,8 @@ static void begin_field(struct body *b, struct str line, size_t name)
 		b->envid[0] = '\0';
 		break;
 	default:
-		return;
+		if (b->match_header < 0)
+			return;
 	}
 	keep_of_field(b, (struct str){colon + 1, (size_t)(line.p + line.n - colon - 1)});
 }
@@ -179,6 +225,7 @@ static void drop_line(struct body *b)
 
 static void end_header(struct body *b)
 {
+	end_match(b);
 	b->header_done = true;
 	b->header_eight_bit = b->eight_bit;
 }

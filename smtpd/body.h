@@ -2,6 +2,7 @@
 #pragma once
 #include "common/buf.h"
 #include "smtpd/answer.h"
+#include "smtpd/tenants.h"
 /*
  * The receiver of content, from DATA or BDAT: bytes in, content in wire form out (CRLF,
  * dot-stuffed, without the final dot line), header scanned and cleaned on the way. Pure, fuzzed.
@@ -11,6 +12,7 @@ enum {
 	 * longer than this is no text. Nothing of ours grows with the line. */
 	CONTENT_LINE_MAX = 262144,
 	HEADER_VALUE_MAX = 255, /* of what is kept of a header field */
+	FROM_VALUE_MAX = 998,	/* a line, RFC 5322 2.1.1; a longer one is not one address */
 	VMTA_VALUE_MAX = 100,	/* as of a name in the configuration */
 	JOB_VALUE_MAX = 128,
 	ENVID_VALUE_MAX = 100, /* as of ENVID=, RFC 3461 4.4 */
@@ -19,6 +21,7 @@ struct body_limits {
 	uint64_t content_max; /* bytes of a message */
 	size_t header_max;    /* bytes of its header; at most HEADER_MAX */
 	unsigned hops_max;
+	const struct tenants *tenants; /* borrowed */
 };
 enum { HEADER_MAX = 16 * 1048576 }; /* the header lies in memory whole */
 
@@ -44,6 +47,13 @@ struct body {
 	char envid[ENVID_VALUE_MAX + 1]; /* ASCII */
 	char vmta[VMTA_VALUE_MAX + 2];	 /* a value that was cut to this is longer than any name */
 	bool has_message_id;
+	char tenant[VMTA_VALUE_MAX + 2];
+	bool has_tenant;
+	int match_header;	    /* whose value stands in match_value; -1: none */
+	const struct tenant *match; /* the first that a header of `match` named */
+	char match_value[HEADER_VALUE_MAX + 1];
+	uint8_t singletons[SINGLETONS];
+	char from[FROM_VALUE_MAX + 1];
 };
 void body_init(struct body *b, const struct body_limits *limits, struct buf *out, bool chunked);
 /* DATA: eats from *in up to and with the final dot line; true when that was there. */

@@ -101,6 +101,8 @@ static void put_headers(struct session *s, uint64_t id, int64_t wall_ms, struct 
 	    .rcpt = t->rcpt_count == 1 ? t->first_rcpt : "",
 	    .wall_ms = wall_ms};
 	received_put(out, &r);
+	if (t->check[0])
+		buf_printf(out, "X-Postern-Check: %s\r\n", t->check);
 	if (!t->body.has_date)
 		received_put_date(out, wall_ms);
 	if (!t->body.has_message_id)
@@ -121,13 +123,56 @@ static void log_message(struct session *s, uint64_t id, int64_t wall_ms)
 		    s->settings->host);
 }
 
-/* The header is known: virtual MTA, or why the message is refused. */
+static enum answer choose_tenant(struct session *s, const struct tenant **tenant)
+{
+	const struct body *b = &s->txn->body;
+	struct tenant_evidence evidence = {
+	    .has_x_tenant = b->has_tenant && s->listener->process_x_tenant,
+	    .x_tenant = str_of(b->tenant),
+	    .match = b->match,
+	    .listener = s->listener->tenant,
+	    .client = s->client_tenant,
+	    .sender = str_of(s->txn->sender)};
+
+	return tenants_choose(s->settings->tenants, &evidence, tenant);
+}
+
+static enum answer judge(struct session *s, const struct tenant *tenant, bool *hold)
+{
+	const struct body *b = &s->txn->body;
+	struct header_facts facts = {.from = str_of(b->from)};
+	struct tenant_verdict verdict;
+
+	memcpy(facts.count, b->singletons, sizeof(facts.count));
+	tenant_judge(tenant, &facts, &verdict);
+	if (verdict.action == CHECK_OFF)
+		return ANSWER_NONE;
+	log_info("tenant %s: %s: %s", tenant->name,
+	    verdict.action == CHECK_REFUSE	 ? "refused"
+	    : verdict.action == CHECK_QUARANTINE ? "set aside"
+						 : "tagged",
+	    verdict.why);
+	*hold = verdict.action == CHECK_QUARANTINE;
+	if (verdict.action != CHECK_REFUSE)
+		str_copy(s->txn->check, sizeof(s->txn->check), str_of(verdict.why));
+	return verdict.action == CHECK_REFUSE ? ANSWER_TENANT_CHECK : ANSWER_NONE;
+}
+
+/* The header is known: whose mail it is and its virtual MTA, or why the message is refused. */
 static enum answer put_envelope(struct session *s, struct buf *out)
 {
 	const struct body *b = &s->txn->body;
-	struct txn_origin from = {.client = s->client, .helo = s->helo};
-	enum answer a = policy_vmta(s->settings, s->listener, b->vmta, b->vmta_count, &from.vmta);
+	struct txn_origin from = {.client = s->client, .helo = s->helo, .tenant = ""};
+	const struct tenant *tenant = NULL;
+	enum answer a = choose_tenant(s, &tenant);
 
+	if (a == ANSWER_NONE)
+		a = policy_vmta(
+		    s->settings, s->listener, tenant, b->vmta, b->vmta_count, &from.vmta);
+	if (a == ANSWER_NONE && tenant) {
+		from.tenant = tenant->name;
+		a = judge(s, tenant, &from.hold);
+	}
 	if (a == ANSWER_NONE)
 		txn_put_envelope(s->txn, &from, out);
 	return a;
@@ -344,7 +389,8 @@ void content_begin(struct session *s, bool chunked)
 {
 	struct body_limits limits = {.content_max = s->settings->max_message,
 	    .header_max = s->listener->max_header,
-	    .hops_max = s->listener->max_hops};
+	    .hops_max = s->listener->max_hops,
+	    .tenants = tenants_count(s->settings->tenants) ? s->settings->tenants : NULL};
 
 	txn_receive(s->txn, &limits, chunked);
 	s->chunk_refused = false;

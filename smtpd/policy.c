@@ -3,6 +3,8 @@
  * at. */
 #include "smtpd/policy.h"
 
+#include <string.h>
+
 /* BUSY (qmgr is starting, or no segment has come yet) lasts a moment: 451 keeps the connection,
  * where the 421 of a stopping service would have all clients connect anew. */
 static const enum answer of_refuse[REFUSE_COUNT] = {
@@ -43,14 +45,26 @@ bool policy_content_fits(uint64_t content_bytes)
 	return content_bytes <= 2 * (uint64_t)CONTENT_BUDGET;
 }
 
-enum answer policy_vmta(const struct settings *s, const struct listener *l, const char *header,
-    unsigned header_count, const char **vmta)
+static bool may_use(const struct tenant *t, const char *vmta)
 {
-	*vmta = l->vmta;
+	if (!t || t->vmtas->count == 0 || strcmp(t->vmta, vmta) == 0)
+		return true;
+	for (size_t i = 0; i < t->vmtas->count; i++)
+		if (strcmp(t->vmtas->texts[i], vmta) == 0)
+			return true;
+	return false;
+}
+
+enum answer policy_vmta(const struct settings *s, const struct listener *l,
+    const struct tenant *tenant, const char *header, unsigned header_count, const char **vmta)
+{
+	*vmta = tenant && tenant->vmta[0] ? tenant->vmta : l->vmta;
 	if (!l->process_x_vmta || header_count == 0)
 		return ANSWER_NONE;
 	if (header_count > 1)
 		return ANSWER_BAD_VMTA;
+	if (!settings_has_vmta(s, header))
+		return ANSWER_UNKNOWN_VMTA;
 	*vmta = header;
-	return settings_has_vmta(s, header) ? ANSWER_NONE : ANSWER_UNKNOWN_VMTA;
+	return may_use(tenant, header) ? ANSWER_NONE : ANSWER_FOREIGN_VMTA;
 }

@@ -19,6 +19,7 @@ enum {
 };
 enum answer policy_mail(const struct policy_load *load, uint64_t size, uint64_t max_message);
 bool policy_content_fits(uint64_t content_bytes);
-/* The virtual MTA of a message: the header's, the listener's, or "" for qmgr's default. */
-enum answer policy_vmta(const struct settings *s, const struct listener *l, const char *header,
-    unsigned header_count, const char **vmta);
+/* The virtual MTA of a message: the header's (within what the tenant may use), the tenant's, the
+ * listener's, or "" for qmgr's default. tenant NULL: nobody's mail. */
+enum answer policy_vmta(const struct settings *s, const struct listener *l,
+    const struct tenant *tenant, const char *header, unsigned header_count, const char **vmta);

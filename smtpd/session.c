@@ -558,6 +558,7 @@ struct session *session_new(struct server *server, struct settings *settings,
 	s->number = ++server->next_session;
 	s->began_ms = loop_now_ms(server->loop);
 	memcpy(s->address, address, sizeof(s->address));
+	s->client_tenant = tenants_client(settings->tenants, address);
 	print_address(s);
 	buf_init(&s->in, IN_MAX);
 	buf_init(&s->net, NET_MAX);

@@ -58,8 +58,9 @@ struct session {
 	bool ehlo, committing, paused, skip_line, eof;
 	bool stalled; /* input was left because the mode, or too much output, forbade to look at it
 		       */
-	char helo[DOMAIN_MAX + 1]; /* "": none yet */
-	struct txn *txn;	   /* owned; NULL: none */
+	const struct tenant *client_tenant; /* by its address; NULL: none */
+	char helo[DOMAIN_MAX + 1];	    /* "": none yet */
+	struct txn *txn;		    /* owned; NULL: none */
 	uint64_t chunk_left;
 	bool chunk_last, chunk_refused;
 	unsigned errors, junk;

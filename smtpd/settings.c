@@ -70,11 +70,13 @@ static int read_tls(struct listener *l, const struct secrets *s, char why[500])
 }
 
 static int read_listener(struct listener *l, uint16_t index, const struct conf_node *n,
-    const struct secrets *secrets, char why[500])
+    const struct secrets *secrets, const struct tenants *tenants, char why[500])
 {
+	l->tenant = tenants_named(tenants, str_of(conf_text(n, CO_LISTENER_tenant)));
 	l->index = index;
 	l->vmta = xstrdup(conf_text(n, CO_LISTENER_virtual_mta));
 	l->process_x_vmta = conf_num(n, CO_LISTENER_process_x_virtual_mta) != 0;
+	l->process_x_tenant = conf_num(n, CO_LISTENER_process_x_tenant) != 0;
 	l->command_timeout_ms = conf_num(n, CO_LISTENER_command_timeout);
 	l->transaction_timeout_ms = conf_num(n, CO_LISTENER_transaction_timeout);
 	l->min_data_rate = (unsigned)conf_num(n, CO_LISTENER_min_data_rate);
@@ -121,11 +123,13 @@ struct settings *settings_new(const struct conf *conf, uint32_t config,
 	if (conf_num(conf->root, CO_GLOBAL_smtpd_processes) > 0)
 		processes = (unsigned)conf_num(conf->root, CO_GLOBAL_smtpd_processes);
 	s->connections_max = processes > 1 ? (all + processes - 1) / processes : all;
+	s->tenants = tenants_new(conf_clone(conf));
 	s->listeners = xcalloc(listeners + 1, sizeof(struct listener));
 	for (const struct conf_node *n = conf_next(conf->root, CONF_LISTENER, NULL); n;
 	     n = conf_next(conf->root, CONF_LISTENER, n)) {
 		size_t i = s->listener_count++;
-		if (read_listener(&s->listeners[i], (uint16_t)i, n, secrets, why) != 0) {
+		if (read_listener(&s->listeners[i], (uint16_t)i, n, secrets, s->tenants, why) !=
+		    0) {
 			settings_unref(&s);
 			return NULL;
 		}
@@ -156,6 +160,7 @@ void settings_unref(struct settings **settings)
 	for (size_t i = 0; i < s->vmta_count; i++)
 		free(s->vmtas[i]);
 	free(s->vmtas);
+	tenants_free(&s->tenants);
 	free(s);
 }
 

@@ -4,6 +4,7 @@
 #include "common/conf.h"
 #include "common/tls.h"
 #include "common/types.h"
+#include "smtpd/tenants.h"
 /*
  * What smtpd reads out of a configuration, ready for use. Counted references: a session keeps the
  * settings it began with, over any reload.
@@ -13,7 +14,8 @@ struct listener {
 	struct network *relay_from; /* owned */
 	size_t relay_count;
 	char *vmta; /* owned; "": none named */
-	bool process_x_vmta;
+	bool process_x_vmta, process_x_tenant;
+	const struct tenant *tenant; /* NULL: none named */
 	int64_t command_timeout_ms, transaction_timeout_ms;
 	unsigned min_data_rate, max_recipients, max_hops, max_errors;
 	size_t max_header;
@@ -29,6 +31,7 @@ struct settings {
 	size_t listener_count;
 	char **vmtas; /* owned; names that X-Virtual-MTA may say */
 	size_t vmta_count;
+	struct tenants *tenants; /* owned */
 };
 /* Certificates and keys that came with SECRET, waiting for the configuration they belong to. */
 enum { LISTENERS_MAX = 1000 };

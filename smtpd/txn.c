@@ -115,6 +115,9 @@ void txn_put_envelope(const struct txn *t, const struct txn_origin *from, struct
 	put_text(out, ENV_CLIENT, from->client);
 	put_text(out, ENV_HELO, from->helo);
 	put_text(out, ENV_VMTA, from->vmta);
+	put_text(out, ENV_TENANT, from->tenant);
+	if (from->hold)
+		envelope_put_u8(out, ENV_HOLD, 1);
 	put_text(out, ENV_CAMPAIGN, t->body.job);
 	put_text(out, ENV_MESSAGE_ID, t->body.message_id);
 	buf_put(out, t->rcpts.p, t->rcpts.n);

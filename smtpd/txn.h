@@ -18,6 +18,7 @@ struct txn {
 	struct buf rcpts; /* encoded recipients; owned */
 	unsigned rcpt_count;
 	char first_rcpt[ADDRESS_MAX + 1];
+	char check[200];     /* what was wrong with its header, for X-Postern-Check; "": nothing */
 	int64_t deadline_ms; /* monotonic */
 	bool receiving;	     /* body is in use */
 	struct body body;
@@ -32,7 +33,8 @@ void txn_free(struct txn **t); /* abandons the stream */
 enum answer txn_add_rcpt(struct txn *t, const struct command *rcpt, unsigned max, const char *host);
 void txn_receive(struct txn *t, const struct body_limits *limits, bool chunked);
 struct txn_origin {
-	const char *client, *helo, *vmta;
+	const char *client, *helo, *vmta, *tenant;
+	bool hold;
 };
 /* The whole envelope: after the header is known. */
 void txn_put_envelope(const struct txn *t, const struct txn_origin *from, struct buf *out);

@@ -288,9 +288,9 @@ static void put_odd_cause(struct buf *b)
 	put_minimum(b);
 }
 
-static void put_cause_kind_3(struct buf *b)
+static void put_cause_kind_outside(struct buf *b)
 {
-	envelope_put(b, ENV_CAUSE, STR("12345678\3"));
+	envelope_put(b, ENV_CAUSE, STR("12345678\4"));
 	put_minimum(b);
 }
 
@@ -323,7 +323,7 @@ static const struct {
     {"RET of two bytes", put_wide_ret, -EBADMSG},
     {"short ticket", put_short_ticket, -EBADMSG},
     {"half an ordinal", put_odd_cause, -EBADMSG},
-    {"kind of DSN out of range", put_cause_kind_3, -EBADMSG},
+    {"kind of DSN out of range", put_cause_kind_outside, -EBADMSG},
 };
 
 static void wrong_envelopes_are_refused(void **state)

@@ -6,6 +6,7 @@
  */
 #include "common/clock.h"
 #include "common/log.h"
+#include "common/conf_impl.h"
 #include "smtpd/session.h"
 #include "smtpd/settings.h"
 #include "tests/unit/common/fake_qmgr.h"
@@ -50,6 +51,7 @@ static inline struct settings *harness_settings(void)
 	struct settings *s = xcalloc(1, sizeof(*s));
 	s->refs = 1;
 	s->config = 1;
+	s->tenants = tenants_new(conf_new());
 	strcpy(s->host, "mx.test");
 	s->max_message = 4 << 20;
 	s->connections_max = 100;
