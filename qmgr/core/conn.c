@@ -269,7 +269,7 @@ void conn_room(struct core *core)
 		if (core->closing >= core->waiter_count + core->starved_count ||
 		    core->total.used < core->total.max)
 			return;
-		if (link_alone(&c->queue->in_dirty) || c->queue->n[JOB_READY] == 0)
+		if (link_alone(&c->queue->in_dirty) || queue_ready(c->queue) == 0)
 			conn_close(core, c, false); /* else it is about to be used */
 	}
 }

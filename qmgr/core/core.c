@@ -32,7 +32,8 @@ struct core *core_new(uint64_t seed, int64_t now_ms)
 {
 	struct core *core = xcalloc(1, sizeof(*core));
 	struct table *tables[] = {&core->named, &core->names, &core->domains, &core->dests,
-	    &core->vmtas, &core->queues, &core->lanes, &core->conns, &core->txs, &core->tls};
+	    &core->vmtas, &core->queues, &core->lanes, &core->conns, &core->txs, &core->tls,
+	    &core->shares, &core->tenants, &core->campaigns};
 	struct link *links[] = {&core->dirty, &core->starved, &core->waiters, &core->sweeping,
 	    &core->resolve_fifo, &core->idle, &core->tls_age};
 
@@ -103,6 +104,7 @@ static void free_places(struct core *core)
 	free(core->queue_free);
 	free(core->domain_at);
 	free(core->domain_free);
+	tenant_fini(core);
 }
 
 void core_free(struct core **at)
@@ -110,7 +112,7 @@ void core_free(struct core **at)
 	struct core *core = *at;
 	struct table *tables[] = {&core->named, &core->names, &core->domains, &core->dests,
 	    &core->vmtas, &core->queues, &core->lanes, &core->conns, &core->txs, &core->tls,
-	    &core->states.marks};
+	    &core->shares, &core->tenants, &core->campaigns, &core->states.marks};
 
 	free_conns(core);
 	free_places(core);
@@ -120,6 +122,7 @@ void core_free(struct core **at)
 	}
 	wheel_free(&core->wheel);
 	job_store_fini(&core->jobs);
+	due_fini(&core->due);
 	free(core->ring);
 	free(core->text);
 	free(core);
@@ -241,7 +244,7 @@ void core_start(struct core *core, int64_t now_ms)
 
 	core_clock(core, now_ms);
 	core->started = true;
-	while ((ref = core->due.slot[LIST_DOUBT].head)) {
+	while ((ref = core->due.doubt.head)) {
 		struct job *j = core_at(core, ref);
 
 		outcome_loosen(core, ref);
@@ -261,6 +264,8 @@ static void job_drop(struct core *core, job_ref ref)
 
 	core->n[JOB_ENDED]--;
 	q->n[JOB_ENDED]--;
+	lane->of->tally.n[JOB_ENDED]--;
+	lane->share->of->tally.n[JOB_ENDED]--;
 	if (--lane->jobs == 0)
 		lane->empty_ms = core->now;
 	if (--d->jobs == 0)

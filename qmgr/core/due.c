@@ -1,22 +1,120 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * Jobs that wait: a wheel of lists with ticks of a second. A job's time is rounded up to the next
- * tick, so it is never early and less than a second late.
+ * Jobs that wait: a wheel with ticks of a second. A job's time is rounded up to the next tick, so
+ * it is never early and less than a second late.
  *
  * Level 0 has a slot a second, level 1 one for 256 of these, level 2 one for 65,536 (18 hours).
  * Each level has 512 slots, two turns' worth: while the clock runs through one turn, the next
  * turn's jobs are brought down in the background, in slices, so that a slot with a million jobs
  * stalls nothing. What is farther away than level 2 reaches (a year) stands in its last slot and is
  * looked at again.
+ *
+ * What stands in a slot are batches: one for each lane that has jobs there, found by hash. So a
+ * lane's waiting jobs can be walked without meeting anybody else's: it links its batches, in the
+ * order in which they were made. A batch is 64 bytes; far away, where a slot is minutes or hours
+ * wide, many jobs share one, and ten million jobs of a few lanes cost nothing beyond themselves.
+ * A batch is made with its first job and goes with its last one, whoever takes that away.
  */
 #include "qmgr/core/internal.h"
+#include <stdlib.h>
 
 enum { TURN_BITS = 8, SLOT_MASK = DUE_SLOTS - 1 };
 
 void due_init(struct due *due, int64_t now_ms)
 {
 	*due = (struct due){.tick = now_ms / SECOND};
+	for (size_t i = 0; i < COUNT_OF(due->slot); i++)
+		link_init(&due->slot[i]);
+	table_init(&due->batches);
 }
+
+/* None is in use: their memory goes back but for one slab's. */
+static void slabs_shrink(struct due *due, uint32_t keep)
+{
+	while (due->slab_count > keep)
+		free(due->slabs[--due->slab_count]);
+	due->used = 0;
+	due->free = NULL;
+}
+
+void due_fini(struct due *due)
+{
+	slabs_shrink(due, 0);
+	free(due->slabs);
+	table_fini(&due->batches);
+}
+
+uint64_t due_bytes(const struct due *due)
+{
+	return sizeof(*due) +
+	       (uint64_t)due->slab_count * (JOB_SLAB * sizeof(struct batch) + sizeof(*due->slabs)) +
+	       (uint64_t)(due->batches.base + due->batches.split) * sizeof(struct node *);
+}
+
+/* ---- batches ---- */
+
+static struct batch *batch_new(struct due *due)
+{
+	struct batch *b = due->free;
+
+	if (b) {
+		due->free = OWNER(b->node.next, struct batch, node);
+		if (!b->node.next)
+			due->free = NULL;
+		return b;
+	}
+	must(due->used < LIST_BATCH);
+	if (due->used / JOB_SLAB >= due->slab_count) {
+		due->slabs = xrealloc(due->slabs, (due->slab_count + 1) * sizeof(struct batch *));
+		due->slabs[due->slab_count++] = xmalloc(JOB_SLAB * sizeof(struct batch));
+	}
+	b = due_batch(due, due->used);
+	b->number = due->used++;
+	return b;
+}
+
+/* The key is mixed by steps that can be undone: equal hashes are equal keys. */
+static uint64_t batch_hash(const struct lane *lane, uint32_t slot)
+{
+	return hash_mix((uint64_t)lane->index << 12 | slot, 0);
+}
+
+static struct batch *batch_get(struct due *due, struct lane *lane, uint32_t slot)
+{
+	uint64_t hash = batch_hash(lane, slot);
+	struct node *n = table_first(&due->batches, hash);
+	struct batch *b;
+
+	if (n)
+		return OWNER(n, struct batch, node);
+	b = batch_new(due);
+	b->list = (struct job_list){0, 0};
+	b->seq = ++due->seq;
+	link_init(&b->in_slot);
+	link_init(&b->in_lane);
+	link_append(&due->slot[slot], &b->in_slot);
+	link_append(&lane->waiting, &b->in_lane);
+	table_add(&due->batches, &b->node, hash);
+	return b;
+}
+
+void due_empty(struct core *core, struct queue *q, uint32_t number)
+{
+	struct due *due = &core->due;
+	struct batch *b = due_batch(due, number);
+
+	if (q->pass.batch == &b->in_lane)
+		q->pass.batch = b->in_lane.next;
+	link_remove(&b->in_slot);
+	link_remove(&b->in_lane);
+	table_remove(&due->batches, &b->node);
+	b->node.next = due->free ? &due->free->node : NULL;
+	due->free = b;
+	if (due->batches.count == 0)
+		slabs_shrink(due, 1);
+}
+
+/* ---- slots ---- */
 
 static uint32_t slot_for(const struct due *due, int64_t tick)
 {
@@ -42,21 +140,29 @@ static int64_t wake_ms(const struct core *core, const struct job *j)
 void due_add(struct core *core, job_ref ref)
 {
 	struct due *due = &core->due;
-	int64_t tick = (wake_ms(core, core_at(core, ref)) + SECOND - 1) / SECOND;
+	const struct job *j = core_at(core, ref);
+	int64_t tick = (wake_ms(core, j) + SECOND - 1) / SECOND;
 	uint32_t slot = slot_for(due, tick < due->tick ? due->tick : tick);
 
 	if (slot < DUE_SLOTS)
 		due->bits[slot / 64] |= UINT64_C(1) << slot % 64;
-	job_append(core, slot, ref);
+	job_append(core, LIST_BATCH | batch_get(due, core->lane_at[j->lane], slot)->number, ref);
+}
+
+/* The first job of the slot, or 0. */
+static job_ref slot_head(const struct due *due, uint32_t slot)
+{
+	const struct link *l = &due->slot[slot];
+
+	return link_alone(l) ? 0 : OWNER(l->next, struct batch, in_slot)->list.head;
 }
 
 /* Brings a slot's jobs down a level (or to where their time has moved). True: it is empty. */
 static bool bring_down(struct core *core, uint32_t slot, unsigned *budget)
 {
-	struct due *due = &core->due;
 	job_ref ref;
 
-	while ((ref = due->slot[slot].head)) {
+	while ((ref = slot_head(&core->due, slot))) {
 		if (*budget == 0)
 			return false;
 		--*budget;
@@ -121,14 +227,15 @@ bool due_advance(struct core *core, unsigned *budget)
 	while (due->tick <= now) {
 		int64_t turn = due->tick >> TURN_BITS, end = (turn + 1) << TURN_BITS;
 		uint32_t slot = (uint32_t)(due->tick & SLOT_MASK);
+		job_ref ref;
 
 		if (!prepare(core, turn, budget))
 			return true;
-		while (due->slot[slot].head) {
+		while ((ref = slot_head(due, slot))) {
 			if (*budget == 0)
 				return true;
 			--*budget;
-			fire(core, due->slot[slot].head);
+			fire(core, ref);
 		}
 		due->bits[slot / 64] &= ~(UINT64_C(1) << slot % 64);
 		due->tick = skip_empty(due, due->tick + 1, end < now + 1 ? end : now + 1);
@@ -145,9 +252,9 @@ int64_t due_next_ms(const struct core *core)
 
 	if (core->n[JOB_WAITING] == 0)
 		return NEVER;
-	if (due->slot[turn_slot(turn)].head || due->slot[turn_slot(turn + 1)].head ||
-	    due->slot[great_slot(turn >> TURN_BITS)].head ||
-	    due->slot[great_slot((turn >> TURN_BITS) + 1)].head)
+	if (slot_head(due, turn_slot(turn)) || slot_head(due, turn_slot(turn + 1)) ||
+	    slot_head(due, great_slot(turn >> TURN_BITS)) ||
+	    slot_head(due, great_slot((turn >> TURN_BITS) + 1)))
 		return core->now;
 	/* Not later than the next turn, whose jobs may still stand a level higher. */
 	tick = skip_empty(due, due->tick, next);

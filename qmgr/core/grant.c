@@ -500,7 +500,7 @@ bool grant_next(struct core *core, struct queue *q, struct core_decision *out)
 	job_ref ref;
 	int mask;
 
-	if (q->n[JOB_READY] > q->opening && q->hold_ms <= core->now && q->routed &&
+	if (queue_ready(q) > q->opening && q->hold_ms <= core->now && q->routed &&
 	    (ref = send_vet(core, q, &budget))) {
 		struct domain *d = core->domain_at[core_at(core, ref)->domain];
 

@@ -10,6 +10,18 @@ bool hold_queue(const struct queue *q)
 	return false;
 }
 
+void hold_new_share(struct core *core, struct share *s)
+{
+	(void)core;
+	(void)s;
+}
+
+void hold_new_lane(struct core *core, struct lane *lane)
+{
+	(void)core;
+	(void)lane;
+}
+
 int hold_add(struct core *core, const struct hold_request *request)
 {
 	(void)core;

@@ -7,8 +7,8 @@
  *                            │             ├─ share (a tenant's part) ── lane (…/campaign) ── jobs
  *                            └─ path ◀─────┴─ connections ── transactions ── jobs
  *
- * A job is in exactly one place: a lane's list (READY), a slot of the due wheel (WAITING), a
- * transaction (IN_FLIGHT), the list of doubt, set aside, or ended and about to be freed.
+ * A job is in exactly one place: one of its lane's lists (READY, IN_FLIGHT, SET_ASIDE), one of its
+ * lane's batches on the due wheel (WAITING), the list of doubt, or ended and about to be freed.
  */
 #include "common/buf.h"
 #include "common/check.h"
@@ -27,6 +27,8 @@ enum {
 	CORE_START_CONNS = 2,  /* a queue's connections before its first accepted transaction */
 	CORE_DEPTH = 2,	       /* transactions outstanding on a connection: one works, one waits */
 	CORE_TX_RCPTS = 1000,  /* recipients of a transaction, whatever the configuration says */
+	CORE_CAMPAIGNS = 1000, /* of a tenant with lanes of their own: contract of counting, 11 */
+	CORE_FAVOUR = 9,       /* transactions in a row of transactional lanes while others wait */
 	CORE_RETRIES = 3,      /* RETRY_NOW in a row before it counts as an attempt */
 	CORE_TARGETS = 1024,   /* addresses of a queue whose failures are remembered */
 	CORE_ROUND_TRIES = 64, /* failed connections of a round, however many addresses there are */
@@ -91,15 +93,17 @@ struct job {
 };
 _Static_assert(sizeof(struct job) == 64, "a job is 64 bytes");
 
-#define LIST_END 0x80000000u /* marks a list's number among the links of jobs */
+#define LIST_END 0x80000000u   /* marks a list's number among the links of jobs */
+#define LIST_BATCH 0x40000000u /* and a batch's among the lists' */
 struct job_list {
 	job_ref head, tail;
 };
-enum { /* numbers of lists: slots of the due wheel, the list of doubt, then two for each lane */
+enum lane_list { LANE_READY, LANE_UNCERTAIN, LANE_FLIGHT, LANE_ASIDE, LANE_LISTS };
+enum { /* numbers of lists: the list of doubt, then LANE_LISTS for each lane */
+	LIST_DOUBT,
+	LIST_LANES,
 	DUE_LEVELS = 3,
 	DUE_SLOTS = 512, /* two turns of the next level, see due.c */
-	LIST_DOUBT = DUE_LEVELS * DUE_SLOTS,
-	LIST_LANES,
 	JOB_SLAB = 4096,
 	INDEX_SEGMENT = 16384,
 };
@@ -112,10 +116,23 @@ struct job_store {
 	uint32_t index_segments, base, split;
 	uint64_t messages;
 };
+struct batch {		  /* jobs of one lane that wait in one slot of the due wheel */
+	struct node node; /* by lane and slot; the hash is the key itself, mixed */
+	struct job_list list;
+	uint32_t number; /* its list is LIST_BATCH | number */
+	uint32_t seq;	 /* of its making: each lane's batches stand in this order */
+	struct link in_slot, in_lane;
+};
+_Static_assert(sizeof(struct batch) == 64, "one per lane and slot, however few the jobs");
 struct due {
-	struct job_list slot[DUE_LEVELS * DUE_SLOTS + 1]; /* and the list of doubt */
-	uint64_t bits[DUE_SLOTS / 64];			  /* of level 0: slots that may hold jobs */
-	int64_t tick;					  /* the next second to handle */
+	struct link slot[DUE_LEVELS * DUE_SLOTS];
+	uint64_t bits[DUE_SLOTS / 64]; /* of level 0: slots that may hold jobs */
+	int64_t tick;		       /* the next second to handle */
+	struct job_list doubt;
+	struct table batches;
+	struct batch **slabs; /* owned */
+	uint32_t slab_count, used, seq;
+	struct batch *free; /* chain through node.next */
 };
 static inline struct job *job_at(const struct job_store *s, job_ref ref)
 {
@@ -133,12 +150,24 @@ void job_store_fini(struct job_store *s);
 uint64_t job_store_bytes(const struct job_store *s);
 void job_index(struct core *core, job_ref ref); /* by its id; done by job_free() backwards */
 job_ref job_find(const struct core *core, uint64_t id);
+static inline uint32_t lane_list(uint32_t lane, enum lane_list which)
+{
+	return LIST_LANES + LANE_LISTS * lane + which;
+}
 void job_append(struct core *core, uint32_t list, job_ref ref);
 void job_prepend(struct core *core, uint32_t list, job_ref ref);
 void job_unlink(struct core *core, job_ref ref);
 void job_state(struct core *core, job_ref ref, unsigned state); /* keeps all counters right */
 
+struct queue;
 void due_init(struct due *due, int64_t now_ms);
+void due_fini(struct due *due);
+uint64_t due_bytes(const struct due *due);
+void due_empty(struct core *core, struct queue *q, uint32_t number); /* a batch has no job left */
+static inline struct batch *due_batch(const struct due *due, uint32_t number)
+{
+	return &due->slabs[number / JOB_SLAB][number % JOB_SLAB];
+}
 void due_add(struct core *core, job_ref ref);
 bool due_advance(struct core *core, unsigned *budget); /* true: there is more to do now */
 int64_t due_next_ms(const struct core *core);
@@ -266,24 +295,62 @@ struct path { /* destination × source address */
 	struct limit conns;
 	int64_t blocked_ms; /* a local failure: not before */
 };
+/* What a tenant or one of its campaigns has, over all queues. */
+struct counts {
+	uint64_t n[8]; /* jobs by state */
+	uint64_t delivered, deferred, bounced;
+};
+struct tenant {
+	struct node node;
+	struct name *name;
+	uint32_t number;		/* of core_tenants() */
+	uint32_t campaigns;		/* those with lanes of their own */
+	uint32_t weight;		/* its part of a queue */
+	struct link shares, lanes, all; /* all: its campaigns */
+	struct counts tally;
+	struct budget *budget; /* NULL: none */
+};
+enum lane_class { CLASS_BULK, CLASS_TRANSACTIONAL };
+struct campaign {
+	struct node node;
+	struct tenant *tenant;
+	struct name *name;
+	uint32_t number;
+	uint32_t weight; /* its part of its tenant's share */
+	enum lane_class class;
+	struct link lanes, in_tenant;
+	struct counts tally;
+	struct budget *budget; /* NULL: none */
+};
 struct lane {
 	struct node node;
 	uint32_t index;
+	uint32_t seq; /* of its making: all rings of lanes stand in this order, but the turns */
 	struct share *share;
-	struct name *campaign;
-	struct job_list list[2]; /* ready; ready but uncertain */
-	uint32_t jobs;		 /* in any state */
-	uint32_t weight, credit;
+	struct name *campaign; /* of->name */
+	struct campaign *of;
+	struct job_list list[LANE_LISTS];
+	struct link waiting;  /* its batches */
+	uint32_t jobs, ready; /* in any state; in the lists of ready ones */
+	uint32_t credit;
+	uint8_t parked;			/* reasons */
 	uint8_t since_last;		/* transactions since uncertain mail had one */
-	struct link in_queue, in_share; /* in_share: only with ready jobs */
+	struct link in_queue, in_share; /* in_share: only with ready jobs and not parked */
+	struct link in_owner, in_tenant, in_campaign;
+	struct link in_release; /* its hold is over: see hold.c */
 	int64_t empty_ms;
 };
 struct share { /* a tenant's part of a queue */
+	struct node node;
 	struct queue *queue;
-	struct name *tenant;
-	uint32_t lanes, weight, credit;
-	struct link active; /* lanes with ready jobs, the one whose turn it is first */
-	struct link in_active, in_queue;
+	struct name *tenant; /* of->name */
+	struct tenant *of;
+	uint32_t credit;
+	uint8_t parked;		    /* reasons */
+	uint8_t favoured;	    /* transactions in a row of its urgent lanes */
+	struct link lanes;	    /* all */
+	struct link active, urgent; /* lanes with ready jobs, the one whose turn it is first */
+	struct link in_active, in_queue, in_tenant, in_release;
 };
 struct target { /* an address that failed */
 	struct route_address address;
@@ -305,6 +372,16 @@ struct effective {
 	size_t retry_count;
 	bool probe; /* one connection with one transaction at a time, to see whether it works */
 	bool tls_required;
+};
+struct visit;
+struct pass { /* over a queue's jobs, in slices */
+	bool on;
+	struct visit *visit; /* first of the queue's; NULL: a sweep */
+	struct link *lane;   /* where it is */
+	struct link *batch;  /* the next to enter */
+	uint32_t stage, end; /* end: batches made later are not entered */
+	job_ref job;	     /* the next of this list */
+	job_ref last;	     /* its end when it was entered: what comes behind is not met again */
 };
 struct queue {
 	struct node node;
@@ -333,11 +410,12 @@ struct queue {
 	char *error;		/* owned: the last, for the operator */
 	enum error_of error_of; /* what it says something of: who else may be told */
 	int64_t error_ms;
-	/* sweep of ready jobs for age and for moves */
+	uint64_t parked; /* ready jobs of parked lanes */
+	/* passes over its jobs, see sweep.c */
 	int64_t event_ms, swept_ms;
-	struct link *sweep_lane;
-	uint8_t sweep_list;
-	job_ref sweep_job;
+	bool sweep_due;
+	struct link visits;
+	struct pass pass;
 	int64_t next_due_ms, last_due_ms; /* of waiting jobs: the earliest known, the last given */
 	uint64_t flush_seen;
 	bool flush_match;
@@ -420,6 +498,7 @@ struct core {
 	uint16_t default_port;
 	struct table named; /* entries of `domains`, see value.c */
 	struct table names, domains, dests, vmtas, queues, lanes, conns, txs, tls;
+	struct table shares, tenants, campaigns;
 	struct job_store jobs;
 	struct due due;
 	struct wheel *wheel;
@@ -427,6 +506,10 @@ struct core {
 	struct lane **lane_at;
 	struct queue **queue_at;
 	uint32_t domain_count, lane_count, queue_count; /* in use: [1, count] may be NULL */
+	struct tenant **tenant_at;
+	struct campaign **campaign_at;
+	uint32_t tenant_count, campaign_count, *tenant_free, *campaign_free;
+	uint32_t tenant_frees, campaign_frees, lane_seq;
 	uint32_t *domain_free, *lane_free, *queue_free; /* owned: stacks of free indexes */
 	uint32_t domain_frees, lane_frees, queue_frees;
 	struct limit total;
@@ -540,7 +623,31 @@ struct hold_request {
 /* A rule's suspension; one that lives is renewed. -ENOENT: nothing can have that name. */
 int hold_add(struct core *core, const struct hold_request *request) MUST_USE;
 
+void hold_new_share(struct core *core, struct share *s);
+void hold_new_lane(struct core *core, struct lane *lane);
+
+/* ---- tenant.c ---- */
+struct tenant *tenant_find(const struct core *core, struct str name);
+struct tenant *tenant_get(struct core *core, struct name *name);
+/* NULL: the tenant has CORE_CAMPAIGNS already. */
+struct campaign *campaign_get(struct core *core, struct tenant *t, struct name *name);
+struct campaign *campaign_find(
+    const struct core *core, const struct tenant *t, const struct name *name);
+void campaign_drop(struct core *core, struct campaign *c); /* frees it without lanes */
+void tenant_drop(struct core *core, struct tenant *t);	   /* without shares and campaigns */
+void tenant_fini(struct core *core);
+enum tally_event { TALLY_DELIVERED, TALLY_DEFERRED, TALLY_BOUNCED };
+void tenant_tally(struct lane *lane, enum tally_event event);
+struct name *name_find(const struct core *core, struct str text); /* no reference; or NULL */
+
 /* ---- lane.c: out of the turn ---- */
+struct share *share_find(const struct core *core, const struct queue *q, const struct name *tenant);
+struct lane *lane_find(const struct core *core, const struct queue *q, const struct name *tenant,
+    const struct name *campaign);
+static inline bool lane_parked(const struct lane *lane)
+{
+	return lane->parked || lane->share->parked;
+}
 enum park {		/* why a lane or a tenant's share is out of the turn, whatever it has */
 	PARK_HOLD = 1,	/* hold.c */
 	PARK_LIMIT = 2, /* limits: a budget of its tenant or campaign */
@@ -549,7 +656,10 @@ void lane_park(struct core *core, struct lane *lane, enum park why);   /* in the
 void lane_unpark(struct core *core, struct lane *lane, enum park why); /* no reason is left */
 void share_park(struct core *core, struct share *share, enum park why);
 void share_unpark(struct core *core, struct share *share, enum park why);
-uint64_t queue_ready(const struct queue *q); /* ready jobs of lanes that are in the turn */
+static inline uint64_t queue_ready(const struct queue *q) /* of lanes that are in the turn */
+{
+	return q->n[JOB_READY] - q->parked;
+}
 
 /* ---- sweep.c: all jobs of a queue, share or lane, in slices, in the background ---- */
 enum visit_kind {
@@ -596,6 +706,8 @@ void budget_close(struct core *core, struct budget **b);
 void limit_queue(struct core *core, struct queue *q); /* q->e has changed */
 
 /* ---- sweep.c ---- */
+/* The pass stands at it, and it leaves its list. */
+void sweep_leaves(struct queue *q, job_ref ref, uint32_t next, uint32_t prev);
 void sweep_note(struct core *core, struct queue *q, const struct job *j);
 void sweep_now(struct core *core, struct queue *q);
 void sweep_end(struct core *core, struct queue *q); /* stop, before its lanes go */

@@ -9,7 +9,8 @@
  * bytes a recipient.
  *
  * Lists carry their number at both ends (LIST_END | number), so that a job leaves its list in O(1)
- * without anybody knowing which it was.
+ * without anybody knowing which it was. Every live job stands in a list of its lane, or in a batch
+ * (due.c) that its lane links, so that a lane's jobs can be walked whatever their state.
  */
 #include "qmgr/core/internal.h"
 #include <stdlib.h>
@@ -220,10 +221,12 @@ struct job *job_valid(const struct core *core, job_ref ref)
 
 static struct job_list *list_at(struct core *core, uint32_t list)
 {
+	if (list & LIST_BATCH)
+		return &due_batch(&core->due, list & ~LIST_BATCH)->list;
 	if (list < LIST_LANES)
-		return &core->due.slot[list];
+		return &core->due.doubt;
 	list -= LIST_LANES;
-	return &core->lane_at[list / 2]->list[list % 2];
+	return &core->lane_at[list / LANE_LISTS]->list[list % LANE_LISTS];
 }
 
 void job_append(struct core *core, uint32_t list, job_ref ref)
@@ -261,33 +264,68 @@ void job_prepend(struct core *core, uint32_t list, job_ref ref)
 void job_unlink(struct core *core, job_ref ref)
 {
 	struct job *j = core_at(core, ref);
-	bool first = j->prev & LIST_END, final = j->next & LIST_END;
+	struct queue *q = core->lane_at[j->lane]->share->queue;
+	uint32_t next = j->next, prev = j->prev;
+	bool first = prev & LIST_END, final = next & LIST_END;
 
+	if (q->pass.job == ref || q->pass.last == ref)
+		sweep_leaves(q, ref, next, prev);
 	if (first)
-		list_at(core, j->prev & ~LIST_END)->head = final ? 0 : j->next;
+		list_at(core, prev & ~LIST_END)->head = final ? 0 : next;
 	else
-		core_at(core, j->prev)->next = j->next;
+		core_at(core, prev)->next = next;
 	if (final)
-		list_at(core, j->next & ~LIST_END)->tail = first ? 0 : j->prev;
+		list_at(core, next & ~LIST_END)->tail = first ? 0 : prev;
 	else
-		core_at(core, j->next)->prev = j->prev;
+		core_at(core, next)->prev = prev;
 	j->next = j->prev = 0;
+	if (first && final && next & LIST_BATCH)
+		due_empty(core, q, next & ~(LIST_END | LIST_BATCH));
+}
+
+/* In these two states a job stands in a list of its lane without anybody's doing. */
+static int list_for(unsigned state)
+{
+	switch (state) {
+	case JOB_IN_FLIGHT:
+		return LANE_FLIGHT;
+	case JOB_SET_ASIDE:
+		return LANE_ASIDE;
+	default:
+		return -1;
+	}
+}
+
+static void count_ready(struct core *core, struct lane *lane, bool more)
+{
+	struct queue *q = lane->share->queue;
+	uint64_t one = more ? 1 : UINT64_MAX;
+
+	lane->ready += more ? 1 : UINT32_MAX;
+	if (lane_parked(lane))
+		q->parked += one;
+	if (!q->routed)
+		core->unrouted += one;
 }
 
 void job_state(struct core *core, job_ref ref, unsigned state)
 {
 	struct job *j = core_at(core, ref);
-	struct queue *q = core->lane_at[j->lane]->share->queue;
+	struct lane *lane = core->lane_at[j->lane];
+	uint64_t *n[] = {
+	    core->n, lane->share->queue->n, lane->of->tally.n, lane->share->of->tally.n};
 
-	if (j->state == JOB_READY && !q->routed)
-		core->unrouted--;
-	if (j->state != JOB_FREE) {
-		core->n[j->state]--;
-		q->n[j->state]--;
+	if (j->state == JOB_READY)
+		count_ready(core, lane, false);
+	if (list_for(j->state) >= 0)
+		job_unlink(core, ref);
+	for (size_t i = 0; i < COUNT_OF(n); i++) {
+		n[i][j->state] -= j->state != JOB_FREE;
+		n[i][state]++;
 	}
 	j->state = state & 7;
-	core->n[state]++;
-	q->n[state]++;
-	if (state == JOB_READY && !q->routed)
-		core->unrouted++;
+	if (list_for(state) >= 0)
+		job_append(core, lane_list(j->lane, (enum lane_list)list_for(state)), ref);
+	if (state == JOB_READY)
+		count_ready(core, lane, true);
 }

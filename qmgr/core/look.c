@@ -186,7 +186,7 @@ void core_totals(const struct core *core, struct core_totals *t)
 	    .deferred = core->deferred,
 	    .bounced = core->bounced,
 	    .flushed = core->flushed,
-	    .bytes_of_memory = job_store_bytes(&core->jobs) + sizeof(core->due)};
+	    .bytes_of_memory = job_store_bytes(&core->jobs) + due_bytes(&core->due)};
 	t->recipients = t->ready + t->unrouted + t->waiting + t->in_flight + t->held;
 }
 

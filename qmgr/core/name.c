@@ -7,26 +7,33 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct name *name_get(struct core *core, struct str text)
+struct name *name_find(const struct core *core, struct str text)
 {
 	uint64_t hash = hash_bytes(core->seed, text);
+
+	for (struct node *i = table_first(&core->names, hash); i; i = table_next(i))
+		if (str_eq(name_str(OWNER(i, struct name, node)), text))
+			return OWNER(i, struct name, node);
+	return NULL;
+}
+
+struct name *name_get(struct core *core, struct str text)
+{
 	struct name *n;
 
 	if (text.n > UINT16_MAX)
 		text.n = UINT16_MAX;
-	for (struct node *i = table_first(&core->names, hash); i; i = table_next(i)) {
-		n = OWNER(i, struct name, node);
-		if (str_eq(name_str(n), text)) {
-			n->refs++;
-			return n;
-		}
+	n = name_find(core, text);
+	if (n) {
+		n->refs++;
+		return n;
 	}
 	n = xmalloc(sizeof(*n) + text.n);
 	n->refs = 1;
 	n->n = (uint16_t)text.n;
 	if (text.n)
 		memcpy(n->p, text.p, text.n);
-	table_add(&core->names, &n->node, hash);
+	table_add(&core->names, &n->node, hash_bytes(core->seed, text));
 	return n;
 }
 

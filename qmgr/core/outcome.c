@@ -122,9 +122,11 @@ void outcome_end(struct core *core, job_ref ref, enum core_outcome outcome, int 
 	if (outcome == OUTCOME_DELIVERED) {
 		q->delivered++;
 		core->delivered++;
+		tenant_tally(core->lane_at[j->lane], TALLY_DELIVERED);
 	} else if (outcome != OUTCOME_DELETED) {
 		q->bounced++;
 		core->bounced++;
+		tenant_tally(core->lane_at[j->lane], TALLY_BOUNCED);
 	}
 	job_state(core, ref, JOB_ENDED);
 	core_push(core,
@@ -156,7 +158,7 @@ void outcome_loosen(struct core *core, job_ref ref)
 		lane_take(core, ref);
 		return;
 	}
-	if (j->state == JOB_WAITING || j->state == JOB_DOUBT)
+	if (j->state == JOB_WAITING || j->state == JOB_DOUBT) /* others: job_state() */
 		job_unlink(core, ref);
 	job_state(core, ref, JOB_UNROUTED);
 }
@@ -179,13 +181,25 @@ void outcome_retime(struct core *core, job_ref ref)
 	(void)ref;
 }
 
+/* A loose job, into its lane of the queue where its mail stands now. */
+static struct queue *bring_home(struct core *core, struct job *j)
+{
+	struct lane *lane = core->lane_at[j->lane];
+	struct queue *q = lane->share->queue;
+	struct dest *dest = domain_dest(core, core->domain_at[j->domain]);
+
+	if (dest == q->dest)
+		return q;
+	q = queue_get(core, dest, q->vmta);
+	lane_move(core, j, lane_get(core, q, lane->share->tenant, lane->campaign));
+	return q;
+}
+
 void outcome_place(struct core *core, job_ref ref, bool front)
 {
 	struct job *j = core_at(core, ref);
-	struct lane *lane = core->lane_at[j->lane];
-	struct queue *q = lane->share->queue;
+	struct queue *q;
 	struct domain *d = core->domain_at[j->domain];
-	struct dest *dest;
 	struct str status;
 
 	if (j->flags & JOB_HELD) {
@@ -196,11 +210,7 @@ void outcome_place(struct core *core, job_ref ref, bool front)
 		outcome_end(core, ref, OUTCOME_BOUNCED, -1, status, str_of(d->text), true);
 		return;
 	}
-	dest = domain_dest(core, d);
-	if (dest != q->dest) {
-		q = queue_get(core, dest, q->vmta);
-		lane_move(core, j, lane_get(core, q, lane->share->tenant, lane->campaign));
-	}
+	q = bring_home(core, j);
 	lane_push(core, ref, front);
 	if (!q->routed)
 		domain_want(core, d);
@@ -211,11 +221,19 @@ bool outcome_moved(struct core *core, job_ref ref)
 	struct job *j = core_at(core, ref);
 	struct domain *d = core->domain_at[j->domain];
 	struct str status;
+	bool failed = domain_failed(core, d, &status);
+	int64_t due;
 
-	if (!domain_failed(core, d, &status) && domain_dest(core, d) == queue_of(core, j)->dest)
+	if (!failed && domain_dest(core, d) == queue_of(core, j)->dest)
 		return false;
-	lane_take(core, ref);
-	outcome_place(core, ref, false);
+	due = j->state == JOB_WAITING ? (int64_t)j->due_ms : 0;
+	outcome_loosen(core, ref);
+	if (due > core->now && !failed) /* goes on waiting there */
+	{
+		bring_home(core, j);
+		outcome_wait(core, ref);
+	} else
+		outcome_place(core, ref, false);
 	return true;
 }
 
@@ -246,6 +264,7 @@ static void deferred(struct core *core, job_ref ref, int result, struct str stat
 
 	q->deferred++;
 	core->deferred++;
+	tenant_tally(core->lane_at[j->lane], TALLY_DEFERRED);
 	j->retries = 0;
 	if (j->attempts < UINT16_MAX)
 		j->attempts = (j->attempts + 1) & UINT16_MAX;

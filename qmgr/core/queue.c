@@ -44,7 +44,7 @@ static uint32_t queue_number(struct core *core, struct queue *q)
 static void queue_link(struct core *core, struct queue *q)
 {
 	struct link *links[] = {&q->lanes, &q->shares, &q->active, &q->conns, &q->idle, &q->half,
-	    &q->in_dirty, &q->in_waiters, &q->in_sweeping};
+	    &q->in_dirty, &q->in_waiters, &q->in_sweeping, &q->visits};
 
 	for (size_t i = 0; i < COUNT_OF(links); i++)
 		link_init(links[i]);

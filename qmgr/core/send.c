@@ -27,6 +27,22 @@ job_ref send_vet(struct core *core, struct queue *q, unsigned *budget)
 	return 0;
 }
 
+static job_ref look_in(
+    struct core *core, const struct link *ring, const struct domain *d, unsigned *looks)
+{
+	for (struct link *l = ring->next; l != ring; l = l->next) {
+		job_ref ref = lane_head(OWNER(l, struct lane, in_share));
+
+		for (; ref && !(ref & LIST_END) && *looks; ref = core_at(core, ref)->next) {
+			if (core_at(core, ref)->domain == d->index &&
+			    outcome_age(core, core_at(core, ref)) != AGE_EXPIRED)
+				return ref;
+			--*looks;
+		}
+	}
+	return 0;
+}
+
 /* For a connection that serves one domain: that domain's first job, not far behind. */
 static job_ref look_for(struct core *core, const struct queue *q, const struct domain *d)
 {
@@ -37,18 +53,12 @@ static job_ref look_for(struct core *core, const struct queue *q, const struct d
 		return 0;
 	for (struct link *s = q->active.next; s != &q->active; s = s->next) {
 		struct share *share = OWNER(s, struct share, in_active);
+		job_ref found = look_in(core, &share->urgent, d, &looks);
 
-		for (struct link *l = share->active.next; l != &share->active; l = l->next) {
-			job_ref ref = lane_head(OWNER(l, struct lane, in_share));
-
-			for (; ref && !(ref & LIST_END); ref = core_at(core, ref)->next) {
-				if (core_at(core, ref)->domain == d->index &&
-				    outcome_age(core, core_at(core, ref)) != AGE_EXPIRED)
-					return ref;
-				if (--looks == 0)
-					return 0;
-			}
-		}
+		if (!found)
+			found = look_in(core, &share->active, d, &looks);
+		if (found || looks == 0)
+			return found;
 	}
 	return 0;
 }
@@ -148,7 +158,7 @@ bool send_next(struct core *core, struct queue *q, struct core_decision *out, bo
 	if (!ref)
 		return false;
 	c = choose(core, &q->idle, &ref);
-	if (!c && q->n[JOB_READY] > q->limit.used)
+	if (!c && queue_ready(q) > q->limit.used)
 		c = choose(core, &q->half, &ref);
 	if (c)
 		send(core, c, ref, out);
