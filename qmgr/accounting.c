@@ -62,8 +62,8 @@ struct fields {
 	unsigned type;
 	uint64_t logged_ms, queued_ms, size, id;
 	struct str orig, rcpt, orcpt, status, diag, mta_name, address, source, esmtp, vmta,
-	    campaign, envid, queue, tenant, src_helo, src_client;
-	bool has_attempt, has_delivery;
+	    campaign, envid, queue, tenant, src_helo, src_client, pool, mode, rule;
+	bool has_attempt, has_delivery, discarded;
 	unsigned attempt;
 	bool uncertain;
 };
@@ -191,7 +191,15 @@ static void f_tenant(struct buf *b, const struct fields *f)
 }
 static void f_mode(struct buf *b, const struct fields *f)
 {
-	(void)f, buf_cstr(b, "normal");
+	buf_str(b, f->mode.n > 0 ? f->mode : STR("normal"));
+}
+static void f_pool(struct buf *b, const struct fields *f)
+{
+	buf_str(b, f->pool);
+}
+static void f_rule(struct buf *b, const struct fields *f)
+{
+	buf_str(b, f->rule);
 }
 static void f_uncertain(struct buf *b, const struct fields *f)
 {
@@ -217,7 +225,9 @@ static void f_src_mta(struct buf *b, const struct fields *f)
 
 static void f_dlv_type(struct buf *b, const struct fields *f)
 {
-	if (f->has_delivery)
+	if (f->discarded)
+		buf_cstr(b, "discard");
+	else if (f->has_delivery)
 		buf_cstr(b, "smtp");
 }
 
@@ -263,12 +273,12 @@ static const struct {
     {"jobId", f_job, false},
     {"envId", f_envid, false},
     {"queue", f_queue, false},
-    {"vmtaPool", f_empty, false},
+    {"vmtaPool", f_pool, false},
     {"tenant", f_tenant, false},
     {"attempt", f_attempt, true},
     {"messageId", f_id, false},
     {"mode", f_mode, false},
-    {"rule", f_empty, false},
+    {"rule", f_rule, false},
     {"uncertain", f_uncertain, true},
 };
 
@@ -381,12 +391,16 @@ void account_outcome(struct buf *b, enum account_format format, const struct j_o
 	    .diag = r->text,
 	    .source = o->source,
 	    .esmtp = o->esmtp,
-	    .vmta = o->vmta,
+	    .vmta = rcpt->place.vmta,
+	    .pool = rcpt->place.pool,
+	    .mode = rcpt->place.mode,
+	    .rule = rcpt->rule,
 	    .campaign = o->campaign,
 	    .envid = o->envid,
-	    .queue = rcpt->queue,
+	    .queue = rcpt->place.queue,
 	    .tenant = o->tenant,
 	    .has_attempt = true,
+	    .discarded = rcpt->outcome == OUTCOME_DELIVERED && o->transaction == 0,
 	    .attempt = rcpt->attempts +
 		       (rcpt->outcome != OUTCOME_DEFERRED && o->transaction != 0 ? 1U : 0U),
 	    .uncertain = (rcpt->flags & JOB_UNCERTAIN) != 0};

@@ -11,6 +11,9 @@
  * A new bouncer is asked only when what the old one wrote has been read to its end (peers.c): a DSN
  * that it finished is found there, not made again.
  *
+ * An alert to operators is a report of kind DSN_ALERT, on no message: its id and segment are 0, its
+ * results are alert_put()'s. All else holds for it, too.
+ *
  * The message stays alive, and its segment with it, while a report on it is owed. The replies are
  * kept in memory only for the next KEEP reports; the others' are read back from their rows.
  */
@@ -63,8 +66,13 @@ size_t bounces_of(struct qmgr *q, uint64_t id)
 	return (size_t)(uintptr_t)map_find(&q->bounces.by_id, id);
 }
 
-static void count_for(struct qmgr *q, uint64_t id, int by)
+static void count_for(struct qmgr *q, const struct bounce *b, int by)
 {
+	uint64_t id = b->id;
+	if (b->kind == DSN_ALERT) {
+		q->bounces.alerts += by > 0 ? 1 : (size_t)-1;
+		return;
+	}
 	size_t n = bounces_of(q, id);
 	n = by > 0 ? n + 1 : n - 1;
 	if (n == 0)
@@ -126,7 +134,7 @@ void bounces_add(struct qmgr *q, const struct row_bounce *row, bool stored)
 	if (!stored || bs->tickets.n < KEEP)
 		set_results(b, row->results);
 	map_set(&bs->tickets, b->ticket, b);
-	count_for(q, b->id, 1);
+	count_for(q, b, 1);
 	enqueue(bs, b);
 	if (!stored)
 		will_write(bs, b);
@@ -134,10 +142,9 @@ void bounces_add(struct qmgr *q, const struct row_bounce *row, bool stored)
 		bs->next_ticket = b->ticket + 1;
 }
 
-uint64_t bounces_id(struct qmgr *q, uint64_t ticket)
+const struct bounce *bounces_find(const struct qmgr *q, uint64_t ticket)
 {
-	struct bounce *b = map_find(&q->bounces.tickets, ticket);
-	return b ? b->id : 0;
+	return map_find(&q->bounces.tickets, ticket);
 }
 
 static void will_delete(struct bounces *bs, uint64_t ticket)
@@ -171,9 +178,9 @@ bool bounces_settle(struct qmgr *q, uint64_t ticket, uint64_t id)
 		bs->asked--;
 	if (b->stored)
 		will_delete(bs, ticket);
-	count_for(q, id, -1);
-	if (q->recover.phase >= RECOVER_WRITERS && core_find(q->core, id) == 0 &&
-	    bounces_of(q, id) == 0)
+	count_for(q, b, -1);
+	if (b->kind != DSN_ALERT && q->recover.phase >= RECOVER_WRITERS &&
+	    core_find(q->core, id) == 0 && bounces_of(q, id) == 0)
 		message_removed(q, id, segments_find(q, b->segment), b->bytes, STR(""));
 	free_bounce(b);
 	return true;
@@ -202,7 +209,9 @@ static bool ask(struct qmgr *q, struct peer *bouncer, struct bounce *b)
 	struct segment *s = segments_find(q, b->segment);
 	if (b->results == NULL)
 		read_back(q, b);
-	if (s == NULL || b->results == NULL || !segment_show(q, s, bouncer))
+	if (b->results == NULL)
+		return false;
+	if (b->kind != DSN_ALERT && (s == NULL || !segment_show(q, s, bouncer)))
 		return false;
 	chan_send_bounce(bouncer->chan, &(struct msg_bounce){.ticket = b->ticket,
 					    .id = b->id,

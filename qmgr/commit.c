@@ -74,7 +74,7 @@ void commit_fini(struct qmgr *q)
 	c->task = NULL;
 }
 
-static void changed(struct qmgr *q)
+void commit_changed(struct qmgr *q)
 {
 	if (q->commit.since_ms == 0)
 		q->commit.since_ms = q->now_ms;
@@ -88,14 +88,14 @@ void commit_dirty(struct qmgr *q, job_ref ref)
 		c->dirty = xrealloc(c->dirty, c->dirty_cap * sizeof(*c->dirty));
 	}
 	c->dirty[c->dirty_count++] = ref;
-	changed(q);
+	commit_changed(q);
 }
 
 void commit_delete_rcpt(struct qmgr *q, uint64_t id, uint16_t rcpt)
 {
 	struct row_key key = row_key_rcpt(id, rcpt);
 	store_ops_delete(&q->commit.deletes, STORE_RCPT, &key);
-	changed(q);
+	commit_changed(q);
 }
 
 uint64_t commit_after(const struct qmgr *q)
@@ -140,7 +140,8 @@ static bool encode_job(struct qmgr *q, job_ref ref, struct store_ops *ops)
 	    .domain = v.domain,
 	    .vmta = v.vmta,
 	    .tenant = v.tenant,
-	    .campaign = v.campaign};
+	    .campaign = v.campaign,
+	    .pool = v.pool};
 	size_t at = store_ops_put_begin(ops, STORE_RCPT, &key);
 	row_rcpt_encode(&ops->b, &row);
 	store_ops_put_end(ops, at);
@@ -314,7 +315,8 @@ static void put_meta(struct qmgr *q, struct commit_task *t)
 	t->meta = (struct row_meta){.journal_pos = journal_pos(q->journal),
 	    .log_pos = logger_pos(q->logger),
 	    .next_segment = q->segments.next_number + 64, /* ahead of use */
-	    .commit_ms = q->now_ms};
+	    .commit_ms = q->now_ms,
+	    .clean = q->saved && journal_is_idle(q->journal)};
 	size_t at = store_ops_put_begin(&t->ops, STORE_META, &key);
 	row_meta_encode(&t->ops.b, &t->meta);
 	store_ops_put_end(&t->ops, at);

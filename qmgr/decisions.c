@@ -116,8 +116,10 @@ static void begin(struct qmgr *q, const struct job_view *v, const struct result_
 	    .segment = v->segment,
 	    .offset = v->offset,
 	    .bytes = v->bytes,
-	    .queue = keep(d, v->queue),
-	    .vmta = keep(d, v->vmta),
+	    .place = {.queue = keep(d, v->queue),
+		.vmta = keep(d, v->vmta),
+		.pool = keep(d, v->pool),
+		.mode = keep(d, v->mode)},
 	    .tenant = keep(d, v->tenant),
 	    .campaign = keep(d, v->campaign)};
 	if (ctx == NULL)
@@ -153,9 +155,14 @@ static void need(struct qmgr *q, const struct job_view *v, const struct result_c
 
 /* Recipients of one message that end together may stand in several queues; the record names the
  * first one's. They stay in one record all the same, so that the sender gets one report. */
-static struct str other_queue(const struct qmgr *q, const struct job_view *v)
+static struct j_place place_of(const struct qmgr *q, const struct job_view *v)
 {
-	return str_eq(q->decisions.common.queue, v->queue) ? STR("") : v->queue;
+	const struct j_place *first = &q->decisions.common.place;
+	if (str_eq(first->queue, v->queue) && str_eq(first->vmta, v->vmta) &&
+	    str_eq(first->pool, v->pool) && str_eq(first->mode, v->mode))
+		return (struct j_place){.queue = STR("")};
+	return (struct j_place){
+	    .queue = v->queue, .vmta = v->vmta, .pool = v->pool, .mode = v->mode};
 }
 
 static bool is_final(enum core_outcome outcome)
@@ -218,7 +225,8 @@ static void done(struct qmgr *q, const struct core_decision *dec, const struct r
 	struct j_rcpt rcpt = {.outcome = (uint8_t)dec->outcome,
 	    .flags = v.flags,
 	    .attempts = v.attempts,
-	    .due_ms = (uint64_t)v.due_ms};
+	    .due_ms = (uint64_t)v.due_ms,
+	    .rule = dec->rule};
 	rcpt.result =
 	    ctx ? ctx->results[dec->result]
 		: (struct rcpt_result){.stage = STAGE_INTERNAL,
@@ -231,7 +239,7 @@ static void done(struct qmgr *q, const struct core_decision *dec, const struct r
 	enum j_report report = report_for(dec, &rcpt.result, &v);
 	rcpt.report = (uint8_t)report;
 	need(q, &v, ctx, report);
-	rcpt.queue = other_queue(q, &v);
+	rcpt.place = place_of(q, &v);
 	put_rcpt(q, &rcpt);
 	count(q, dec, &v);
 	if (is_final(dec->outcome))
@@ -257,7 +265,7 @@ static void delayed(struct qmgr *q, const struct core_decision *dec)
 		.text = dec->text}};
 	need(q, &v, NULL, REPORT_DELAYED);
 	q->decisions.common.retry_until_ms = (uint64_t)core_expires_ms(q->core, dec->job);
-	rcpt.queue = other_queue(q, &v);
+	rcpt.place = place_of(q, &v);
 	put_rcpt(q, &rcpt);
 	decisions_dirty(q, dec->job, v.flags);
 }
@@ -272,7 +280,9 @@ static void changed(struct qmgr *q, const struct core_decision *dec)
 					 .rcpt = v.rcpt,
 					 .attempts = v.attempts,
 					 .flags = v.flags & ROW_FLAGS,
-					 .due_ms = (uint64_t)v.due_ms});
+					 .due_ms = (uint64_t)v.due_ms,
+					 .vmta = v.vmta,
+					 .pool = v.pool});
 	decisions_dirty(q, dec->job, v.flags);
 }
 
@@ -303,7 +313,8 @@ static void send_grant(struct qmgr *q, const struct core_decision *dec)
 					.command_timeout_ms = g->command_timeout_ms,
 					.data_timeout_ms = g->data_timeout_ms,
 					.dot_timeout_ms = g->dot_timeout_ms,
-					.idle_timeout_ms = g->idle_timeout_ms});
+					.idle_timeout_ms = g->idle_timeout_ms,
+					.patterns = g->patterns});
 }
 
 /* A transaction that cannot be sent because its segment cannot be opened: answered after the drain.
@@ -444,7 +455,10 @@ void decisions_carry_out(
 		changed(q, d);
 		break;
 	case DECIDE_STATE:
+		states_keep(q, d);
+		break;
 	case DECIDE_EVENT:
+		events_put(q, &d->event);
 		break;
 	}
 }

@@ -70,10 +70,15 @@ void log_lines_removed(struct buf *b, const struct j_removed *r, log_prefix_fn *
 void log_lines_reported(struct buf *b, const struct j_reported *r, log_prefix_fn *prefix, void *ctx)
 {
 	static const char *const words[DSN_KIND_COUNT] = {"sender non-delivery notification",
-	    "sender delay notification", "sender delivery status notification"};
+	    "sender delay notification", "sender delivery status notification", NULL};
 	char text[RECORD_ID_TEXT];
 	if (r->kind >= DSN_KIND_COUNT)
 		return;
+	if (r->kind == DSN_ALERT) { /* on no message */
+		id_line(b, "bouncer", r->wall_ms, r->id, prefix, ctx);
+		buf_cstr(b, "alert to operators\n");
+		return;
+	}
 	record_id_print(text, r->id);
 	id_line(b, "bouncer", r->wall_ms, r->cause_id, prefix, ctx);
 	buf_printf(b, "%s: %s\n", words[r->kind], text);

@@ -335,9 +335,10 @@ void on_bounce_none(void *ctx, struct chan *from_chan, struct msg_bounce_none *m
 {
 	struct qmgr *q = wake(ctx);
 	(void)from_chan;
-	uint64_t id = bounces_id(q, m->ticket);
-	if (id == 0)
+	const struct bounce *b = bounces_find(q, m->ticket);
+	if (b == NULL)
 		return; /* settled meanwhile */
+	uint64_t id = b->id;
 	j_settled_encode(journal_buf(q->journal), &(struct j_settled){.id = id,
 						      .ticket = m->ticket,
 						      .wall_ms = (uint64_t)clock_wall_ms(),

@@ -123,6 +123,12 @@ static void journal_received(struct taking *t, struct str envelope)
 	t->q->counters.received_bytes += r->headers_bytes + r->content_bytes;
 }
 
+static bool is_owed(const struct qmgr *q, const struct envelope *e)
+{
+	const struct bounce *b = bounces_find(q, e->cause_ticket);
+	return b != NULL && b->id == e->cause_id;
+}
+
 /* False: a second DSN for the same cause. Only the bouncer's segments may name a cause. */
 static bool settle_cause(struct taking *t)
 {
@@ -132,7 +138,7 @@ static bool settle_cause(struct taking *t)
 	if (!e->has_cause || (writer != PROC_bouncer && writer != PROC_MASTER) ||
 	    (t->redo != NULL && t->redo->reported) || q->recover.rebuild)
 		return true;
-	if (bounces_id(q, e->cause_ticket) != e->cause_id) {
+	if (!is_owed(q, e)) {
 		q->counters.dropped_reports++;
 		j_removed_encode(
 		    journal_buf(q->journal), &(struct j_removed){.id = t->record->id,
@@ -178,7 +184,7 @@ static void take_in(struct taking *t, struct str envelope)
 	if (t->added > 0 && !counted)
 		segment_keep(t->segment, t->bytes);
 	/* Settled only now: the report's rows go in the commit that has the DSN's. */
-	if (e.has_cause && bounces_id(q, e.cause_ticket) == e.cause_id &&
+	if (e.has_cause && is_owed(q, &e) &&
 	    (t->segment->row.process == PROC_bouncer || t->segment->row.process == PROC_MASTER))
 		bounces_settle(q, e.cause_ticket, e.cause_id);
 }

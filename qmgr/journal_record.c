@@ -12,7 +12,6 @@ enum {
 	TYPE_AT = 8,
 	PAYLOAD_AT = 12, /* of the payload's length */
 	ALIGN = 8,
-	RCPTS_MAX = JOURNAL_RECORD_MAX - 65536, /* the common fields fit beside them */
 };
 
 static void put_u32(unsigned char *p, uint32_t v)
@@ -144,6 +143,8 @@ void j_changed_encode(struct buf *b, const struct j_changed *r)
 	buf_u16(b, r->attempts);
 	buf_u8(b, r->flags);
 	buf_u64(b, r->due_ms);
+	buf_str16(b, r->vmta);
+	buf_str16(b, r->pool);
 	journal_record_end(b, at);
 }
 
@@ -155,6 +156,12 @@ int j_changed_decode(struct str payload, struct j_changed *r)
 	r->attempts = rd_u16(&rd);
 	r->flags = rd_u8(&rd);
 	r->due_ms = rd_u64(&rd);
+	r->has_place = rd.n > 0; /* older records end here */
+	r->vmta = r->pool = STR("");
+	if (r->has_place) {
+		r->vmta = rd_str16(&rd);
+		r->pool = rd_str16(&rd);
+	}
 	return payload_end(&rd);
 }
 
@@ -298,150 +305,55 @@ void j_next_encode(struct buf *b)
 	journal_record_end(b, journal_record_begin(b, J_NEXT));
 }
 
-/* --- outcomes ----------------------------------------------------------------------------------
- */
-
-enum { BIT_PAST_DOT = 1, BIT_RELAYED = 2, BIT_SAME_TEXT = 4, BIT_QUEUE = 8 };
-
-void j_rcpts_init(struct j_rcpts *r)
+void j_state_encode(struct buf *b, const struct j_state *r)
 {
-	*r = (struct j_rcpts){0};
-	buf_init(&r->b, RCPTS_MAX);
-}
-
-void j_rcpts_fini(struct j_rcpts *r)
-{
-	buf_fini(&r->b);
-}
-
-void j_rcpts_reset(struct j_rcpts *r)
-{
-	buf_reset(&r->b);
-	r->count = 0;
-	r->text_n = r->queue_n = 0;
-}
-
-void j_rcpts_put(struct j_rcpts *r, const struct j_rcpt *rcpt)
-{
-	const struct rcpt_result *result = &rcpt->result;
-	bool same = r->text_n > 0 && r->text_n == result->text.n &&
-		    memcmp(r->b.p + r->text_at, result->text.p, r->text_n) == 0;
-	bool moves =
-	    r->queue_n != rcpt->queue.n ||
-	    (r->queue_n > 0 && memcmp(r->b.p + r->queue_at, rcpt->queue.p, r->queue_n) != 0);
-	buf_u16(&r->b, result->ordinal);
-	buf_u8(&r->b, rcpt->outcome);
-	buf_u8(&r->b, rcpt->flags);
-	buf_u8(&r->b, rcpt->report);
-	buf_u16(&r->b, rcpt->attempts);
-	buf_u64(&r->b, rcpt->due_ms);
-	buf_u16(&r->b, result->code);
-	buf_u8(&r->b, result->verdict);
-	buf_u8(&r->b, result->stage);
-	buf_u8(&r->b, result->notify);
-	buf_u8(&r->b,
-	    (uint8_t)((result->past_dot ? BIT_PAST_DOT : 0) | (result->relayed ? BIT_RELAYED : 0) |
-		      (same ? BIT_SAME_TEXT : 0) | (moves ? BIT_QUEUE : 0)));
-	buf_str16(&r->b, result->status);
-	buf_str16(&r->b, result->said_by);
-	buf_str16(&r->b, result->address);
-	buf_str16(&r->b, result->orcpt);
-	if (!same) {
-		buf_str16(&r->b, result->text);
-		r->text_n = result->text.n;
-		r->text_at = r->b.n - r->text_n;
-	}
-	if (moves) {
-		buf_str16(&r->b, rcpt->queue);
-		r->queue_n = rcpt->queue.n;
-		r->queue_at = r->b.n - r->queue_n;
-	}
-	r->count++;
-}
-
-void j_outcome_encode(struct buf *b, const struct j_outcome *r, const struct j_rcpts *rcpts)
-{
-	size_t at = journal_record_begin(b, J_OUTCOME);
-	buf_u64(b, r->id);
-	buf_u64(b, r->transaction);
-	buf_u64(b, r->wall_ms);
-	buf_u64(b, r->arrived_ms);
-	buf_u64(b, r->segment);
-	buf_u64(b, r->offset);
-	buf_u64(b, r->ticket);
-	buf_u64(b, r->retry_until_ms);
-	buf_u32(b, r->bytes);
-	buf_u32(b, r->connect_ms);
-	buf_u32(b, r->transmit_ms);
-	const struct str *texts[] = {&r->sender, &r->envid, &r->relay, &r->source, &r->esmtp,
-	    &r->queue, &r->vmta, &r->tenant, &r->campaign};
-	for (size_t i = 0; i < COUNT_OF(texts); i++)
-		buf_str16(b, *texts[i]);
-	buf_u16(b, rcpts->count);
-	buf_str32(b, (struct str){(const char *)rcpts->b.p, rcpts->b.n});
+	size_t at = journal_record_begin(b, J_STATE);
+	buf_u8(b, r->gone);
+	buf_str32(b, r->key);
+	buf_str32(b, r->value);
 	journal_record_end(b, at);
 }
 
-int j_outcome_decode(struct str payload, struct j_outcome *r)
+int j_state_decode(struct str payload, struct j_state *r)
 {
 	struct rd rd = payload_rd(payload);
-	r->id = rd_u64(&rd);
-	r->transaction = rd_u64(&rd);
-	r->wall_ms = rd_u64(&rd);
-	r->arrived_ms = rd_u64(&rd);
-	r->segment = rd_u64(&rd);
-	r->offset = rd_u64(&rd);
-	r->ticket = rd_u64(&rd);
-	r->retry_until_ms = rd_u64(&rd);
-	r->bytes = rd_u32(&rd);
-	r->connect_ms = rd_u32(&rd);
-	r->transmit_ms = rd_u32(&rd);
-	struct str *texts[] = {&r->sender, &r->envid, &r->relay, &r->source, &r->esmtp, &r->queue,
-	    &r->vmta, &r->tenant, &r->campaign};
-	for (size_t i = 0; i < COUNT_OF(texts); i++)
-		*texts[i] = rd_str16(&rd);
-	r->rcpt_count = rd_u16(&rd);
-	r->rcpts = rd_str32(&rd);
+	r->gone = rd_u8(&rd) != 0;
+	r->key = rd_str32(&rd);
+	r->value = rd_str32(&rd);
 	return payload_end(&rd);
 }
 
-struct j_rcpt_reader j_rcpt_reader(const struct j_outcome *r)
+static void event_texts(struct j_event *r, struct str *out[7])
 {
-	return (struct j_rcpt_reader){
-	    .rd = rd_of(r->rcpts.p, r->rcpts.n), .record_queue = r->queue, .queue = r->queue};
+	struct str *all[] = {&r->scope, &r->from, &r->to, &r->text, &r->rule, &r->who, &r->notify};
+	memcpy(out, all, sizeof(all));
 }
 
-int j_rcpt_take(struct j_rcpt_reader *reader, struct j_rcpt *out)
+void j_event_encode(struct buf *b, const struct j_event *r)
 {
-	struct rd *rd = &reader->rd;
-	if (rd->n == 0)
-		return 0;
-	struct rcpt_result *result = &out->result;
-	result->ordinal = rd_u16(rd);
-	out->outcome = rd_u8(rd);
-	out->flags = rd_u8(rd);
-	out->report = rd_u8(rd);
-	out->attempts = rd_u16(rd);
-	out->due_ms = rd_u64(rd);
-	result->code = rd_u16(rd);
-	result->verdict = rd_u8(rd);
-	result->stage = rd_u8(rd);
-	result->notify = rd_u8(rd);
-	uint8_t bits = rd_u8(rd);
-	result->past_dot = (bits & BIT_PAST_DOT) != 0;
-	result->relayed = (bits & BIT_RELAYED) != 0;
-	result->status = rd_str16(rd);
-	result->said_by = rd_str16(rd);
-	result->address = rd_str16(rd);
-	result->orcpt = rd_str16(rd);
-	if ((bits & BIT_SAME_TEXT) == 0)
-		reader->text = rd_str16(rd);
-	result->text = reader->text;
-	if ((bits & BIT_QUEUE) != 0) {
-		reader->queue = rd_str16(rd);
-		if (reader->queue.n == 0)
-			reader->queue = reader->record_queue;
-	}
-	out->queue = reader->queue;
-	return rd->bad ? -EBADMSG : 1;
+	struct j_event copy = *r;
+	struct str *texts[7];
+	event_texts(&copy, texts);
+	size_t at = journal_record_begin(b, J_EVENT);
+	buf_u64(b, r->wall_ms);
+	buf_u64(b, r->ticket);
+	buf_u64(b, r->until_wall_ms);
+	buf_u8(b, r->kind);
+	for (size_t i = 0; i < COUNT_OF(texts); i++)
+		buf_str32(b, *texts[i]);
+	journal_record_end(b, at);
+}
+
+int j_event_decode(struct str payload, struct j_event *r)
+{
+	struct rd rd = payload_rd(payload);
+	struct str *texts[7];
+	event_texts(r, texts);
+	r->wall_ms = rd_u64(&rd);
+	r->ticket = rd_u64(&rd);
+	r->until_wall_ms = rd_u64(&rd);
+	r->kind = rd_u8(&rd);
+	for (size_t i = 0; i < COUNT_OF(texts); i++)
+		*texts[i] = rd_str32(&rd);
+	return r->kind >= EVENT_KINDS ? -EBADMSG : payload_end(&rd);
 }

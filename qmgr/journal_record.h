@@ -30,6 +30,8 @@ enum journal_type {
 	J_SETTLED = 8,	/* no DSN is owed */
 	J_NEXT = 9,	/* the journal goes on in the next file */
 	J_QUEUE = 10,	/* a connection, or the way to a domain, failed before any message */
+	J_STATE = 11,	/* the core's memory of something that is no job: now this */
+	J_EVENT = 12,	/* for people: log, events, alert mail */
 	J_TYPES
 };
 struct journal_record {
@@ -57,6 +59,8 @@ struct j_changed {
 	uint16_t rcpt, attempts;
 	uint8_t flags; /* enum job_flags */
 	uint64_t due_ms;
+	bool has_place; /* since it is written at all */
+	struct str vmta, pool;
 };
 struct j_received {
 	uint64_t id, wall_ms, arrived_ms, segment, offset;
@@ -85,17 +89,34 @@ struct j_queue {
 	uint8_t stage; /* enum smtp_stage */
 	struct str queue, vmta, domain, relay, source, text;
 };
+/* DECIDE_STATE; the latest record of a key counts. */
+struct j_state {
+	bool gone;
+	struct str key, value;
+};
+/* DECIDE_EVENT. The ticket is the alert mail's that it asks for; 0: none. */
+struct j_event {
+	uint64_t wall_ms, ticket;
+	uint64_t until_wall_ms; /* 0: none */
+	uint8_t kind;		/* enum core_event_kind */
+	struct str scope, from, to, text, rule, who, notify;
+};
 
 /* What a report is wanted for; values stand on disk. */
 enum j_report { REPORT_NONE = 0, REPORT_FAILED = 1, REPORT_DELAYED = 2, REPORT_SUCCESS = 3 };
 enum { J_OUTCOME_DELAY = 100 }; /* beside enum core_outcome: only a delay report, no attempt */
+/* Where a recipient stands, as the core names it. */
+struct j_place {
+	struct str queue, vmta, pool, mode;
+};
 struct j_rcpt {
 	uint8_t outcome; /* enum core_outcome or J_OUTCOME_DELAY */
 	uint8_t flags;	 /* enum job_flags, after it */
 	uint8_t report;	 /* enum j_report */
 	uint16_t attempts;
 	uint64_t due_ms;
-	struct str queue; /* where it is not the record's; encode: empty then */
+	struct j_place place; /* encode: an empty queue is the record's */
+	struct str rule;      /* that decided, "LIST:INDEX (FILE:LINE)"; empty: none */
 	struct rcpt_result result;
 };
 struct j_outcome {
@@ -104,7 +125,9 @@ struct j_outcome {
 	uint64_t ticket; /* of the report that some recipients want */
 	uint64_t retry_until_ms;
 	uint32_t bytes, connect_ms, transmit_ms;
-	struct str sender, envid, relay, source, esmtp, queue, vmta, tenant, campaign;
+	struct str sender, envid, relay, source, esmtp, tenant, campaign;
+	struct j_place place; /* the first recipient's */
+	bool has_place;	      /* decoded: pool and mode are known; older records lack them */
 	uint16_t rcpt_count;
 	struct str rcpts; /* decoded: read with j_rcpt_take() */
 };
@@ -116,6 +139,8 @@ void j_removed_encode(struct buf *b, const struct j_removed *r);
 void j_reported_encode(struct buf *b, const struct j_reported *r);
 void j_settled_encode(struct buf *b, const struct j_settled *r);
 void j_queue_encode(struct buf *b, const struct j_queue *r);
+void j_state_encode(struct buf *b, const struct j_state *r);
+void j_event_encode(struct buf *b, const struct j_event *r);
 void j_next_encode(struct buf *b);
 /* 0 or -EBADMSG; views into the payload */
 int j_start_decode(struct str payload, struct j_start *r) MUST_USE;
@@ -126,15 +151,17 @@ int j_removed_decode(struct str payload, struct j_removed *r) MUST_USE;
 int j_reported_decode(struct str payload, struct j_reported *r) MUST_USE;
 int j_settled_decode(struct str payload, struct j_settled *r) MUST_USE;
 int j_queue_decode(struct str payload, struct j_queue *r) MUST_USE;
+int j_state_decode(struct str payload, struct j_state *r) MUST_USE;
+int j_event_decode(struct str payload, struct j_event *r) MUST_USE;
 int j_outcome_decode(struct str payload, struct j_outcome *r) MUST_USE;
 
 /* An outcome is built recipient by recipient: the recipients gather in `rcpts`, then the record is
- * written around them. Texts and queues equal to the one before are written once. */
+ * written around them. Texts, places and rules equal to those before are written once. */
 struct j_rcpts {
 	struct buf b;
 	uint16_t count;
-	size_t text_at, text_n;	  /* of the last one, in b */
-	size_t queue_at, queue_n; /* the same */
+	size_t text_at, text_n; /* of the last one, in b */
+	size_t place_at, place_n, rule_at, rule_n;
 };
 void j_rcpts_init(struct j_rcpts *r);
 void j_rcpts_fini(struct j_rcpts *r);
@@ -143,8 +170,8 @@ void j_rcpts_put(struct j_rcpts *r, const struct j_rcpt *rcpt);
 void j_outcome_encode(struct buf *b, const struct j_outcome *r, const struct j_rcpts *rcpts);
 struct j_rcpt_reader {
 	struct rd rd;
-	struct str text;
-	struct str record_queue, queue;
+	struct str text, rule;
+	struct j_place record_place, place;
 };
 struct j_rcpt_reader j_rcpt_reader(const struct j_outcome *r);
 int j_rcpt_take(

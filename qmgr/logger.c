@@ -258,6 +258,7 @@ static void record(void *ctx, const struct journal_record *rec)
 	struct logger *l = ctx;
 	struct j_removed removed;
 	struct j_reported reported;
+	struct j_event event;
 	if (rec->type == J_OUTCOME)
 		outcome(l, rec->payload);
 	else if (rec->type == J_RECEIVED)
@@ -268,6 +269,8 @@ static void record(void *ctx, const struct journal_record *rec)
 		log_lines_removed(&l->log.out, &removed, prefix, l);
 	else if (rec->type == J_REPORTED && j_reported_decode(rec->payload, &reported) == 0)
 		log_lines_reported(&l->log.out, &reported, prefix, l);
+	else if (rec->type == J_EVENT && j_event_decode(rec->payload, &event) == 0)
+		log_lines_event(&l->log.out, &event, prefix, l);
 	if (l->log.out.n > OUT_MAX)
 		flush_all(l);
 }

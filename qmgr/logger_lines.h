@@ -17,6 +17,12 @@ void log_lines_reported(
 void log_lines_outcome(struct buf *b, const struct j_outcome *o, const struct j_rcpt *rcpt,
     const struct envelope *e, log_prefix_fn *prefix, void *ctx);
 void log_lines_queue(struct buf *b, const struct j_queue *r, log_prefix_fn *prefix, void *ctx);
+void log_lines_event(struct buf *b, const struct j_event *e, log_prefix_fn *prefix, void *ctx);
+
+/* ---- event_line.c ---- */
+void event_print(struct buf *b, const struct j_event *e);   /* one line, without its end */
+void event_subject(struct buf *b, const struct j_event *e); /* of the alert mail */
+void event_letter(struct buf *b, const struct j_event *e);  /* its text; lines end with LF */
 
 enum account_format { ACCOUNT_CSV = 0, ACCOUNT_JSON = 1 };
 enum account_type {

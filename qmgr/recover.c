@@ -4,7 +4,8 @@
  * slices of the loop's turns, so that heartbeats are answered.
  *
  * - ROWS: segments' rows and files are compared; reports; the journal from its position into `redo`
- *   (redo.c); recipients' rows, each corrected by redo → core_add() (recover_rows.c);
+ *   (redo.c); what the core remembers (states.c); recipients' rows, each corrected by redo →
+ * core_add() (recover_rows.c);
  * - WRITERS: living writers say what they hold and how far it is synced: those are read up to
  *   there; then segments that nobody holds are read to their ends and sealed (recover_segments.c);
  * - OUTS: living smtp-outs say their connections and jobs; then core_start(): a job in doubt that
@@ -182,8 +183,14 @@ static void rows_step(struct qmgr *q)
 	case STEP_BOUNCES:
 		through = recover_load(q, STORE_BOUNCE);
 		break;
+	case STEP_STATES:
+		through = recover_load(q, STORE_STATE);
+		break;
 	case STEP_JOURNAL:
 		through = replay_slice(q);
+		break;
+	case STEP_RESTORE:
+		through = states_restore(q);
 		break;
 	case STEP_RCPTS:
 		through = recover_load(q, STORE_RCPT);

@@ -5,17 +5,35 @@
  * What the start's files share: recover.c (the steps), recover_rows.c, redo.c, recover_segments.c.
  */
 enum { DAMAGED_NAMED = 100 /* damaged rows named in the log one by one */ };
-enum step { STEP_SEGMENTS, STEP_BOUNCES, STEP_JOURNAL, STEP_RCPTS, STEP_ASIDES, STEP_DONE };
+enum step {
+	STEP_SEGMENTS,
+	STEP_BOUNCES,
+	STEP_STATES,
+	STEP_JOURNAL,
+	STEP_RESTORE,
+	STEP_RCPTS,
+	STEP_ASIDES,
+	STEP_DONE
+};
 struct redo {
 	struct map messages; /* id → struct redo_message */
 	enum step step;
 	uint64_t journal_pos;
 	bool rest_started; /* segments without an owner are being read */
+	struct map states; /* hash of key → struct kept_state, of states.c */
+	size_t states_at;  /* map_next() */
+	bool intents;	   /* mail was sent behind the last commit */
 };
 
 /* redo.c */
 void redo_record(void *ctx, const struct journal_record *rec); /* ctx: struct qmgr */
 void redo_free(struct qmgr *q);
+
+/* states.c */
+void states_load(void *ctx, struct str key, struct str value);
+void states_redo(struct qmgr *q, struct str payload);
+bool states_restore(struct qmgr *q); /* a slice; true: the core has them all */
+void states_free(struct redo *redo);
 
 /* recover_rows.c */
 bool recover_load(struct qmgr *q, enum store_table table); /* a slice; true: it is through */

@@ -123,7 +123,8 @@ static void add_row(
 	    .domain = row->domain,
 	    .vmta = row->vmta,
 	    .tenant = row->tenant,
-	    .campaign = row->campaign};
+	    .campaign = row->campaign,
+	    .pool = row->pool};
 	redo_apply(redo, &add);
 	if (recover_is_uncertain(q, add.due_ms))
 		add.flags |= JOB_UNCERTAIN;
@@ -177,7 +178,8 @@ bool recover_load(struct qmgr *q, enum store_table table)
 	static store_row_fn *const load[STORE_TABLES] = {[STORE_SEGMENT] = load_segment,
 	    [STORE_BOUNCE] = load_bounce,
 	    [STORE_RCPT] = load_rcpt,
-	    [STORE_ASIDE] = load_aside};
+	    [STORE_ASIDE] = load_aside,
+	    [STORE_STATE] = states_load};
 	int n = store_scan(q->store, table, &q->recover.at, ROWS_A_TURN, load[table], q);
 	if (n < 0)
 		die(EX_IOERR, "the index cannot be read: %s", strerror(-n));

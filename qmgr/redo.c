@@ -56,6 +56,10 @@ void redo_apply(const struct redo_rcpt *r, struct core_add *add)
 		add->due_ms = r->due_ms;
 		add->flags = (uint8_t)((add->flags & ~ROW_FLAGS) | (r->flags & ROW_FLAGS));
 	}
+	if (r->place != NULL) {
+		add->vmta = str_of(r->place);
+		add->pool = str_of(r->place + add->vmta.n + 1);
+	}
 	add->flags =
 	    (uint8_t)(r->in_doubt ? add->flags | JOB_IN_DOUBT : add->flags & ~JOB_IN_DOUBT);
 }
@@ -70,11 +74,13 @@ void redo_free(struct qmgr *q)
 		while (m->rcpts != NULL) {
 			struct redo_rcpt *r = m->rcpts;
 			m->rcpts = r->next;
+			free(r->place);
 			free(r);
 		}
 		free(m);
 	}
 	map_fini(&redo->messages);
+	states_free(redo);
 	free(redo);
 	q->recover.redo = NULL;
 }
@@ -84,10 +90,20 @@ static void redo_intent(struct qmgr *q, struct str payload)
 	struct j_intent r;
 	if (j_intent_decode(payload, &r) != 0)
 		return;
+	q->recover.redo->intents = true;
 	struct redo_message *m = redo_get(q, r.id);
 	struct rd rd = rd_of(r.ordinals.p, r.ordinals.n);
 	while (rd.n >= 2)
 		redo_rcpt_get(m, rd_u16(&rd))->in_doubt = true;
+}
+
+/* Where it goes since then: in one piece, each with a NUL. */
+static void redo_place(struct redo_rcpt *r, struct str vmta, struct str pool)
+{
+	free(r->place);
+	r->place = xmalloc(vmta.n + pool.n + 2);
+	str_copy(r->place, vmta.n + 1, vmta);
+	str_copy(r->place + vmta.n + 1, pool.n + 1, pool);
 }
 
 static void redo_state(struct redo_rcpt *r, uint16_t attempts, uint8_t flags, uint64_t due_ms)
@@ -135,6 +151,8 @@ static void redo_outcome(struct qmgr *q, struct str payload)
 		redo_state(r, rcpt.attempts, rcpt.flags, rcpt.due_ms);
 		r->in_doubt = doubt && rcpt.outcome == J_OUTCOME_DELAY;
 		r->gone = !lives;
+		if (lives && o.has_place)
+			redo_place(r, rcpt.place.vmta, rcpt.place.pool);
 		if (rcpt.report != REPORT_NONE) {
 			report = rcpt.report;
 			result_put(&results, &rcpt.result);
@@ -157,6 +175,8 @@ static void redo_rest(struct qmgr *q, const struct journal_record *rec)
 		bool doubt = r->in_doubt; /* held or deleted in flight: that goes on */
 		redo_state(r, changed.attempts, changed.flags, changed.due_ms);
 		r->in_doubt = doubt;
+		if (changed.has_place)
+			redo_place(r, changed.vmta, changed.pool);
 	} else if (rec->type == J_RECEIVED && j_received_decode(rec->payload, &received) == 0) {
 		redo_get(q, received.id)->received = true;
 	} else if (rec->type == J_REMOVED && j_removed_decode(rec->payload, &removed) == 0) {
@@ -176,6 +196,10 @@ void redo_record(void *ctx, const struct journal_record *rec)
 		redo_intent(q, rec->payload);
 	else if (rec->type == J_OUTCOME)
 		redo_outcome(q, rec->payload);
+	else if (rec->type == J_STATE)
+		states_redo(q, rec->payload);
+	else if (rec->type == J_EVENT)
+		events_redo(q, rec->payload);
 	else
 		redo_rest(q, rec);
 }

@@ -40,6 +40,66 @@ struct row_key row_key_text(const char *name)
 	return k;
 }
 
+/* --- the name of a state -------------------------------------------------------------------------
+ *
+ * SipHash-2-4 under two fixed keys: names of queues and tenants come from outside, and two states
+ * under one key would overwrite each other.
+ */
+
+static uint64_t rotl(uint64_t x, unsigned by)
+{
+	return x << by | x >> (64 - by);
+}
+
+static void sip_rounds(uint64_t v[4], unsigned n)
+{
+	while (n-- > 0) {
+		v[0] += v[1];
+		v[1] = rotl(v[1], 13) ^ v[0];
+		v[0] = rotl(v[0], 32);
+		v[2] += v[3];
+		v[3] = rotl(v[3], 16) ^ v[2];
+		v[0] += v[3];
+		v[3] = rotl(v[3], 21) ^ v[0];
+		v[2] += v[1];
+		v[1] = rotl(v[1], 17) ^ v[2];
+		v[2] = rotl(v[2], 32);
+	}
+}
+
+static void sip_word(uint64_t v[4], uint64_t word)
+{
+	v[3] ^= word;
+	sip_rounds(v, 2);
+	v[0] ^= word;
+}
+
+uint64_t row_hash(uint64_t k0, uint64_t k1, struct str s)
+{
+	uint64_t v[4] = {k0 ^ 0x736f6d6570736575U, k1 ^ 0x646f72616e646f6dU,
+	    k0 ^ 0x6c7967656e657261U, k1 ^ 0x7465646279746573U};
+	uint64_t word = 0;
+	for (size_t i = 0; i < s.n; i++) {
+		word |= (uint64_t)(unsigned char)s.p[i] << (8 * (i % 8));
+		if (i % 8 == 7) {
+			sip_word(v, word);
+			word = 0;
+		}
+	}
+	sip_word(v, word | (uint64_t)(s.n & 0xff) << 56);
+	v[2] ^= 0xff;
+	sip_rounds(v, 4);
+	return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+struct row_key row_key_state(struct str key)
+{
+	struct row_key k = {.n = 16};
+	put_u64(k.bytes, row_hash(0x506f737465726e31U, 0x7374617465206b31U, key));
+	put_u64(k.bytes + 8, row_hash(0x506f737465726e32U, 0x7374617465206b32U, key));
+	return k;
+}
+
 int row_key_number_decode(struct str key, uint64_t *number)
 {
 	struct rd r = rd_of(key.p, key.n);
@@ -64,8 +124,8 @@ static void seal(struct buf *b, size_t begin, const struct row_key *key)
 	buf_u32(b, crc32c(sum, b->p + begin, b->n - begin));
 }
 
-/* A cursor on the fields behind the version; bad when sum or version are wrong. */
-static struct rd unseal(struct str key, struct str value)
+/* A cursor on the fields behind the version; bad when the sum is wrong or the version newer. */
+static struct rd unseal_version(struct str key, struct str value, uint8_t newest, uint8_t *version)
 {
 	struct rd bad = {.bad = true};
 	if (value.n < SUM_BYTES + 1)
@@ -75,9 +135,14 @@ static struct rd unseal(struct str key, struct str value)
 	if (rd_u32(&sum) != crc32c(crc32c(0, key.p, key.n), value.p, n))
 		return bad;
 	struct rd r = rd_of(value.p, n);
-	if (rd_u8(&r) != ROW_VERSION)
-		return bad;
-	return r;
+	*version = rd_u8(&r);
+	return *version == 0 || *version > newest ? bad : r;
+}
+
+static struct rd unseal(struct str key, struct str value)
+{
+	uint8_t version;
+	return unseal_version(key, value, ROW_VERSION, &version);
 }
 
 static int end(const struct rd *r)
@@ -91,7 +156,7 @@ void row_rcpt_encode(struct buf *b, const struct row_rcpt *r)
 {
 	size_t begin = b->n;
 	struct row_key key = row_key_rcpt(r->id, r->rcpt);
-	buf_u8(b, ROW_VERSION);
+	buf_u8(b, ROW_RCPT_VERSION);
 	buf_u8(b, r->flags & ROW_FLAGS);
 	buf_u8(b, r->in_flight ? BIT_IN_FLIGHT : 0);
 	buf_u16(b, r->attempts);
@@ -104,13 +169,15 @@ void row_rcpt_encode(struct buf *b, const struct row_rcpt *r)
 	buf_str16(b, r->vmta);
 	buf_str16(b, r->tenant);
 	buf_str16(b, r->campaign);
+	buf_str16(b, r->pool);
 	seal(b, begin, &key);
 }
 
 int row_rcpt_decode(struct str key, struct str value, struct row_rcpt *r)
 {
 	int rc = row_key_rcpt_decode(key, &r->id, &r->rcpt);
-	struct rd rd = unseal(key, value);
+	uint8_t version = 0;
+	struct rd rd = unseal_version(key, value, ROW_RCPT_VERSION, &version);
 	r->flags = rd_u8(&rd) & ROW_FLAGS;
 	r->in_flight = (rd_u8(&rd) & BIT_IN_FLIGHT) != 0;
 	r->attempts = rd_u16(&rd);
@@ -123,6 +190,7 @@ int row_rcpt_decode(struct str key, struct str value, struct row_rcpt *r)
 	r->vmta = rd_str16(&rd);
 	r->tenant = rd_str16(&rd);
 	r->campaign = rd_str16(&rd);
+	r->pool = version >= 2 ? rd_str16(&rd) : STR("");
 	return rc < 0 ? rc : end(&rd);
 }
 
@@ -226,6 +294,7 @@ void row_meta_encode(struct buf *b, const struct row_meta *r)
 	buf_u64(b, r->log_pos);
 	buf_u64(b, r->next_segment);
 	buf_u64(b, (uint64_t)r->commit_ms);
+	buf_u8(b, r->clean);
 	seal(b, begin, &key);
 }
 
@@ -237,5 +306,25 @@ int row_meta_decode(struct str value, struct row_meta *r)
 	r->log_pos = rd_u64(&rd);
 	r->next_segment = rd_u64(&rd);
 	r->commit_ms = (int64_t)rd_u64(&rd);
+	r->clean = rd.n > 0 && rd_u8(&rd) != 0; /* the first build's ends before it */
 	return end(&rd);
+}
+
+void row_state_encode(struct buf *b, const struct row_state *r)
+{
+	size_t begin = b->n;
+	struct row_key key = row_key_state(r->key);
+	buf_u8(b, ROW_VERSION);
+	buf_str32(b, r->key);
+	buf_str32(b, r->value);
+	seal(b, begin, &key);
+}
+
+int row_state_decode(struct str key, struct str value, struct row_state *r)
+{
+	struct rd rd = unseal(key, value);
+	r->key = rd_str32(&rd);
+	r->value = rd_str32(&rd);
+	struct row_key own = row_key_state(r->key);
+	return str_eq(key, row_key_str(&own)) ? end(&rd) : -EBADMSG;
 }

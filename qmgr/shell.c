@@ -129,6 +129,7 @@ void qmgr_fini(struct qmgr *q)
 	recover_fini(q);
 	bounces_fini(q);
 	decisions_fini(q);
+	events_fini(q);
 	routes_fini(q);
 	segments_fini(q);
 	store_close(&q->store);
@@ -161,7 +162,8 @@ void qmgr_poison(struct qmgr *q, uint64_t id, uint8_t deaths)
 		return; /* recovery asks the map itself */
 	job_ref ref = core_find(q->core, id);
 	if (ref != 0)
-		log_warn("%016" PRIx64 ": set aside: it has killed its worker %u times", id, deaths);
+		log_warn(
+		    "%016" PRIx64 ": set aside: it has killed its worker %u times", id, deaths);
 	for (job_ref next; ref != 0; ref = next) {
 		next = core_sibling(q->core, ref);
 		core_hold(q->core, ref, q->now_ms);
@@ -225,6 +227,13 @@ static void try_stop(struct qmgr *q)
 	if (!journal_is_idle(q->journal) || (!logger_is_idle(q->logger) && !q->deadline_passed) ||
 	    !commit_is_clean(q))
 		return;
+	if (!q->saved) {
+		q->saved = true;
+		core_save(q->core, q->now_ms);
+		q->commit.meta_dirty = true;
+		loop_again(q->loop);
+		return;
+	}
 	if (q->commit.meta.log_pos != logger_pos(q->logger) && !q->last_commit) {
 		q->last_commit = true;
 		q->commit.meta_dirty = true;

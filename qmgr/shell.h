@@ -165,6 +165,38 @@ struct failures {
 void failures_conn(struct qmgr *q, const struct msg_conn_closed *m); /* before the core hears it */
 void failures_route(struct qmgr *q, struct str domain, struct str text);
 
+/* ---- states.c: what the core remembers of things that are no jobs ---- */
+void states_keep(struct qmgr *q, const struct core_decision *d);
+
+/* ---- events.c: what people should know ---- */
+enum { EVENTS_KEPT = 1000, ALERTS_OWED_MAX = 1000 };
+struct event_view {
+	uint64_t seq;	  /* from 1, since this qmgr's start */
+	struct j_event e; /* views, valid until the next event */
+};
+struct event_follower {
+	struct event_follower *next;
+	void (*told)(void *ctx, const struct event_view *event);
+	void *ctx;
+};
+struct events {
+	struct {
+		unsigned char *bytes; /* owned: of a j_event */
+		size_t n;
+	} ring[EVENTS_KEPT]; /* event `seq` stands at seq % EVENTS_KEPT */
+	uint64_t last;	     /* seq; 0: none yet */
+	uint64_t alerts_dropped;
+	struct event_follower *followers;
+};
+void events_put(struct qmgr *q, const struct core_event *event);
+void events_redo(struct qmgr *q, struct str payload);
+/* Of those kept: the oldest first that came after `seq`, at most n. */
+size_t events_since(const struct qmgr *q, uint64_t seq, struct event_view *out, size_t n);
+/* told() is called for each new one, in the turn in which it happened; it may unfollow itself. */
+void events_follow(struct qmgr *q, struct event_follower *f);
+void events_unfollow(struct qmgr *q, struct event_follower *f);
+void events_fini(struct qmgr *q);
+
 /* ---- bounces.c (a DSN exactly once) ---- */
 struct bounce {
 	struct bounce *next,
@@ -186,7 +218,7 @@ struct bounces {
 	uint64_t *settled; /* owned; rows to delete */
 	size_t settled_count, settled_cap;
 	uint64_t next_ticket;
-	size_t asked;
+	size_t asked, alerts;
 };
 void bounces_init(struct qmgr *q, uint64_t first_ticket);
 void bounces_fini(struct qmgr *q);
@@ -195,7 +227,7 @@ uint8_t bounces_kind(enum j_report report); /* enum dsn_kind */
 void bounces_add(struct qmgr *q, const struct row_bounce *b, bool stored);
 /* Its DSN was taken in, or none is owed. False: there is no such report (any more). */
 bool bounces_settle(struct qmgr *q, uint64_t ticket, uint64_t id);
-uint64_t bounces_id(struct qmgr *q, uint64_t ticket); /* the message it is about, or 0 */
+const struct bounce *bounces_find(const struct qmgr *q, uint64_t ticket); /* NULL: not owed */
 size_t bounces_of(struct qmgr *q, uint64_t id);
 void bounces_ask(struct qmgr *q);			    /* as many as the bouncer may have */
 void bounces_ask_again(struct qmgr *q);			    /* a new bouncer is there */
@@ -229,6 +261,7 @@ struct commit {
 };
 void commit_init(struct qmgr *q);
 void commit_fini(struct qmgr *q);
+void commit_changed(struct qmgr *q); /* something for the index is ready */
 void commit_dirty(struct qmgr *q, job_ref ref);
 void commit_delete_rcpt(struct qmgr *q, uint64_t id, uint16_t rcpt);
 /* Turn's end, before the journal's write starts: is it time, and with this write? */
@@ -290,6 +323,7 @@ struct redo_rcpt {
 	bool gone, in_doubt, has_state;
 	uint8_t flags;
 	int64_t due_ms;
+	char *place; /* owned: virtual MTA, NUL, pool, NUL; NULL: as the row or the envelope says */
 };
 struct redo_message {
 	uint64_t id;
@@ -335,6 +369,7 @@ struct qmgr {
 	struct segments segments;
 	struct decisions decisions;
 	struct failures failures;
+	struct events events;
 	struct bounces bounces;
 	struct commit commit;
 	struct admission admission;
@@ -349,6 +384,7 @@ struct qmgr {
 	struct conf *conf;	     /* owned */
 	bool accounts_received;	     /* an accounting file wants `r` */
 	bool started, stopping, stopped, deadline_passed, last_commit;
+	bool saved; /* core_save() was called: nothing begins any more */
 	int log_fd; /* came before the logger was there */
 	bool log_is_file;
 	int accounting_fd[ACCOUNTING_FILES_MAX];

@@ -42,7 +42,7 @@ enum {
 	OPS_MAX_BYTES = 1 << 30, /* bound of one batch: about 5 million rows */
 };
 
-static const char *const table_names[STORE_TABLES] = {"meta", "segment", "rcpt", "bounce", "aside"};
+static const char *const table_names[STORE_TABLES] = {"meta", "segment", "rcpt", "bounce", "aside", "state"};
 
 struct store {
 	MDB_env *env;

@@ -8,7 +8,15 @@
  * them. After recovery only the commit thread calls store_apply(); nothing else touches the
  * environment.
  */
-enum store_table { STORE_META, STORE_SEGMENT, STORE_RCPT, STORE_BOUNCE, STORE_ASIDE, STORE_TABLES };
+enum store_table {
+	STORE_META,
+	STORE_SEGMENT,
+	STORE_RCPT,
+	STORE_BOUNCE,
+	STORE_ASIDE,
+	STORE_STATE,
+	STORE_TABLES
+};
 
 /* A list of changes, in order. Later ones about the same key win. */
 struct store_ops {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: ISC */
 /* Journal records: any bytes at any position, and every decoder on any payload. */
-#include "qmgr/journal_record.h"
+#include "qmgr/logger_lines.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -22,6 +22,8 @@ static void decode_all(struct str payload)
 	struct j_reported reported;
 	struct j_settled settled;
 	struct j_queue queue;
+	struct j_state one;
+	struct j_event event;
 	struct j_outcome outcome;
 	struct j_rcpt rcpt;
 	if (j_start_decode(payload, &start) == 0)
@@ -29,7 +31,7 @@ static void decode_all(struct str payload)
 	if (j_intent_decode(payload, &intent) == 0)
 		touch(intent.ordinals);
 	if (j_changed_decode(payload, &changed) == 0)
-		sink ^= changed.flags;
+		touch(changed.vmta), touch(changed.pool), sink ^= changed.flags;
 	if (j_received_decode(payload, &received) == 0)
 		touch(received.rcpts);
 	if (j_removed_decode(payload, &removed) == 0)
@@ -42,13 +44,29 @@ static void decode_all(struct str payload)
 		touch(queue.relay);
 		touch(queue.text);
 	}
+	if (j_state_decode(payload, &one) == 0) {
+		touch(one.key);
+		touch(one.value);
+	}
+	if (j_event_decode(payload, &event) == 0) {
+		struct buf b;
+		buf_init(&b, 1 << 20);
+		event_print(&b, &event);
+		event_subject(&b, &event);
+		event_letter(&b, &event);
+		for (size_t i = 0; i < b.n; i++)
+			must(b.p[i] >= 0x20 || b.p[i] == '\n');
+		buf_fini(&b);
+	}
 	if (j_outcome_decode(payload, &outcome) != 0)
 		return;
 	struct j_rcpt_reader reader = j_rcpt_reader(&outcome);
 	while (j_rcpt_take(&reader, &rcpt) == 1) {
 		touch(rcpt.result.text);
 		touch(rcpt.result.address);
-		touch(rcpt.queue);
+		touch(rcpt.place.queue);
+		touch(rcpt.place.mode);
+		touch(rcpt.rule);
 	}
 }
 

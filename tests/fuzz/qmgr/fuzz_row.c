@@ -20,9 +20,11 @@ static void decode_all(struct str key, struct str value)
 	struct row_bounce bounce;
 	struct row_aside aside;
 	struct row_meta meta;
+	struct row_state state;
 	if (row_rcpt_decode(key, value, &rcpt) == 0) {
 		touch(rcpt.domain);
 		touch(rcpt.campaign);
+		touch(rcpt.pool);
 	}
 	if (row_segment_decode(key, value, &segment) == 0)
 		must(segment.kind <= SEGMENT_COMPACT);
@@ -30,15 +32,19 @@ static void decode_all(struct str key, struct str value)
 		touch(bounce.results);
 	if (row_aside_decode(key, value, &aside) == 0)
 		touch(aside.why);
+	if (row_state_decode(key, value, &state) == 0) {
+		touch(state.key);
+		touch(state.value);
+	}
 	if (row_meta_decode(value, &meta) == 0)
 		sink ^= (unsigned char)meta.journal_pos;
 }
 
-static void with_sum(struct row_key key, const uint8_t *data, size_t size)
+static void with_sum(struct row_key key, uint8_t version, const uint8_t *data, size_t size)
 {
 	struct buf b;
 	buf_init(&b, size + 64);
-	buf_u8(&b, ROW_VERSION);
+	buf_u8(&b, version);
 	buf_put(&b, data, size);
 	uint32_t sum = crc32c(crc32c(0, key.bytes, key.n), b.p, b.n);
 	buf_u32(&b, sum);
@@ -52,8 +58,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (n + 1 <= size)
 		decode_all((struct str){(const char *)data + 1, n},
 		    (struct str){(const char *)data + 1 + n, size - 1 - n});
-	with_sum(row_key_rcpt(7, 1), data, size);
-	with_sum(row_key_number(7), data, size);
-	with_sum(row_key_text(ROW_META_KEY), data, size);
+	with_sum(row_key_rcpt(7, 1), ROW_VERSION, data, size);
+	with_sum(row_key_rcpt(7, 1), ROW_RCPT_VERSION, data, size);
+	with_sum(row_key_state(STR("mode a/v")), ROW_VERSION, data, size);
+	with_sum(row_key_number(7), ROW_VERSION, data, size);
+	with_sum(row_key_text(ROW_META_KEY), ROW_VERSION, data, size);
 	return 0;
 }

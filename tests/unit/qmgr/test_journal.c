@@ -189,7 +189,10 @@ static void test_outcome_comes_back(void **state)
 					    .status = STR("5.1.1"),
 					    .text = STR("550 5.1.1 no"),
 					    .address = STR("a@b.example")}});
-	struct j_outcome o = {.id = 7, .ticket = 9, .sender = STR("s@x"), .queue = STR("q/v")};
+	struct j_outcome o = {.id = 7,
+	    .ticket = 9,
+	    .sender = STR("s@x"),
+	    .place = {STR("q/v"), STR("v"), STR("bulk"), STR("backoff")}};
 	j_outcome_encode(&b, &o, &rcpts);
 	journal_record_seal(b.p, b.n, 0);
 	struct str bytes = {(const char *)b.p, b.n};
@@ -200,7 +203,9 @@ static void test_outcome_comes_back(void **state)
 	assert_int_equal(1, journal_record_take(&bytes, &pos, &r));
 	assert_int_equal(0, j_outcome_decode(r.payload, &back));
 	assert_int_equal(9, back.ticket);
-	assert_true(str_eq(back.queue, STR("q/v")));
+	assert_true(back.has_place && str_eq(back.place.queue, STR("q/v")));
+	assert_true(str_eq(back.place.pool, STR("bulk")));
+	assert_true(str_eq(back.place.mode, STR("backoff")));
 	struct j_rcpt_reader reader = j_rcpt_reader(&back);
 	for (uint16_t i = 0; i < 3; i++) {
 		assert_int_equal(1, j_rcpt_take(&reader, &rcpt));
@@ -213,19 +218,30 @@ static void test_outcome_comes_back(void **state)
 	buf_fini(&b);
 }
 
-static void test_each_recipient_names_its_queue(void **state)
+static void test_each_recipient_names_its_place_and_rule(void **state)
 {
 	(void)state;
-	static const char *const put[] = {"", "b/v", "b/v", "", "c/v"};
-	static const char *const want[] = {"a/v", "b/v", "b/v", "a/v", "c/v"};
+	const struct j_place none = {.queue = STR("")},
+			     other = {STR("b/v"), STR("v"), STR(""), STR("normal")},
+			     mode = {STR("b/v"), STR("v"), STR(""), STR("backoff")},
+			     last = {STR("c/w"), STR("w"), STR("bulk"), STR("normal")};
+	const struct j_place *const put[] = {&none, &other, &other, &none, &last, &mode};
+	static const char *const rules[] = {"", "", "l:1 (f:2)", "l:1 (f:2)", "", "l:3 (f:9)"};
+	static const char *const want[] = {"a/v", "b/v", "b/v", "a/v", "c/w", "b/v"};
+	static const char *const modes[] = {
+	    "recovery", "normal", "normal", "recovery", "normal", "backoff"};
 	struct buf b;
 	struct j_rcpts rcpts;
 	buf_init(&b, 65536);
 	j_rcpts_init(&rcpts);
 	for (uint16_t i = 0; i < COUNT_OF(put); i++)
-		j_rcpts_put(
-		    &rcpts, &(struct j_rcpt){.queue = str_of(put[i]), .result = {.ordinal = i}});
-	j_outcome_encode(&b, &(struct j_outcome){.id = 7, .queue = STR("a/v")}, &rcpts);
+		j_rcpts_put(&rcpts,
+		    &(struct j_rcpt){
+			.place = *put[i], .rule = str_of(rules[i]), .result = {.ordinal = i}});
+	j_outcome_encode(&b,
+	    &(struct j_outcome){
+		.id = 7, .place = {STR("a/v"), STR("v"), STR("p"), STR("recovery")}},
+	    &rcpts);
 	journal_record_seal(b.p, b.n, 0);
 	struct str bytes = {(const char *)b.p, b.n};
 	uint64_t pos = 0;
@@ -237,10 +253,129 @@ static void test_each_recipient_names_its_queue(void **state)
 	struct j_rcpt_reader reader = j_rcpt_reader(&back);
 	for (size_t i = 0; i < COUNT_OF(want); i++) {
 		assert_int_equal(1, j_rcpt_take(&reader, &rcpt));
-		assert_true(str_eq(rcpt.queue, str_of(want[i])));
+		assert_true(str_eq(rcpt.place.queue, str_of(want[i])));
+		assert_true(str_eq(rcpt.place.mode, str_of(modes[i])));
+		assert_true(str_eq(rcpt.rule, str_of(rules[i])));
 	}
 	assert_int_equal(0, j_rcpt_take(&reader, &rcpt));
 	j_rcpts_fini(&rcpts);
+	buf_fini(&b);
+}
+
+/* Byte for byte as the first build wrote it: two recipients, the second in a queue of its own. */
+static void put_old_outcome(struct buf *b)
+{
+	size_t at = journal_record_begin(b, J_OUTCOME);
+	for (uint64_t i = 1; i <= 8; i++)
+		buf_u64(b, i);
+	for (uint32_t i = 1; i <= 3; i++)
+		buf_u32(b, i);
+	static const char *const texts[] = {
+	    "s@x", "env", "r[1.2.3.4]:25", "5.6.7.8", "DSN", "a/v", "v", "tenant", "campaign"};
+	for (size_t i = 0; i < COUNT_OF(texts); i++)
+		buf_str16(b, str_of(texts[i]));
+	struct buf rcpts;
+	buf_init(&rcpts, 4096);
+	for (uint16_t i = 0; i < 2; i++) {
+		buf_u16(&rcpts, i);
+		buf_put(&rcpts, (const unsigned char[]){OUTCOME_DEFERRED, 0, 0}, 3);
+		buf_u16(&rcpts, 1);
+		buf_u64(&rcpts, 99);
+		buf_u16(&rcpts, 450);
+		buf_put(&rcpts,
+		    (const unsigned char[]){VERDICT_DEFERRED, STAGE_RCPT, 0, i ? 4 | 8 : 0}, 4);
+		for (size_t k = 0; k < 4; k++)
+			buf_str16(&rcpts, STR("x"));
+		if (i == 0)
+			buf_str16(&rcpts, STR("450 said so"));
+		else
+			buf_str16(&rcpts, STR("b/v"));
+	}
+	buf_u16(b, 2);
+	buf_str32(b, (struct str){(const char *)rcpts.p, rcpts.n});
+	buf_fini(&rcpts);
+	journal_record_end(b, at);
+}
+
+static void test_records_of_the_first_build_are_read(void **state)
+{
+	(void)state;
+	struct buf b;
+	struct j_outcome o;
+	struct j_rcpt rcpt;
+	struct j_changed c;
+	struct journal_record r;
+	uint64_t pos = 0;
+	buf_init(&b, 65536);
+	put_old_outcome(&b);
+	size_t at = journal_record_begin(&b, J_CHANGED);
+	buf_u64(&b, 5);
+	buf_u16(&b, 2);
+	buf_u16(&b, 3);
+	buf_u8(&b, JOB_HELD);
+	buf_u64(&b, 99);
+	journal_record_end(&b, at);
+	journal_record_seal(b.p, b.n, 0);
+	struct str bytes = {(const char *)b.p, b.n};
+	assert_int_equal(1, journal_record_take(&bytes, &pos, &r));
+	assert_int_equal(0, j_outcome_decode(r.payload, &o));
+	assert_false(o.has_place);
+	assert_true(o.place.pool.n == 0 && o.place.mode.n == 0);
+	struct j_rcpt_reader reader = j_rcpt_reader(&o);
+	assert_int_equal(1, j_rcpt_take(&reader, &rcpt));
+	assert_true(str_eq(rcpt.place.queue, STR("a/v")) && rcpt.rule.n == 0);
+	assert_int_equal(1, j_rcpt_take(&reader, &rcpt));
+	assert_true(str_eq(rcpt.place.queue, STR("b/v")));
+	assert_true(str_eq(rcpt.result.text, STR("450 said so")));
+	assert_int_equal(0, j_rcpt_take(&reader, &rcpt));
+	assert_int_equal(1, journal_record_take(&bytes, &pos, &r));
+	assert_int_equal(0, j_changed_decode(r.payload, &c));
+	assert_true(c.id == 5 && c.due_ms == 99 && !c.has_place);
+	buf_fini(&b);
+}
+
+static void test_state_and_event_come_back(void **state)
+{
+	(void)state;
+	struct buf b;
+	struct journal_record r;
+	struct j_state s, state_put = {.key = STR("mode a/v"), .value = {"\0\1\2", 3}};
+	struct j_event e, put_event = {.wall_ms = 1,
+			      .ticket = 2,
+			      .until_wall_ms = 3,
+			      .kind = EVENT_MODE,
+			      .scope = STR("a/v"),
+			      .from = STR("normal"),
+			      .to = STR("backoff"),
+			      .text = STR("421 no"),
+			      .rule = STR("l:1 (f:2)"),
+			      .who = STR("me"),
+			      .notify = STR("x@y")};
+	struct j_changed c;
+	uint64_t pos = 0;
+	buf_init(&b, 65536);
+	j_state_encode(&b, &state_put);
+	j_event_encode(&b, &put_event);
+	j_changed_encode(&b, &(struct j_changed){.id = 5, .vmta = STR("v"), .pool = STR("p")});
+	journal_record_seal(b.p, b.n, 0);
+	struct str bytes = {(const char *)b.p, b.n};
+	assert_int_equal(1, journal_record_take(&bytes, &pos, &r));
+	assert_int_equal(0, j_state_decode(r.payload, &s));
+	assert_true(!s.gone && str_eq(s.key, state_put.key) && str_eq(s.value, state_put.value));
+	for (size_t n = 0; n < r.payload.n; n++)
+		assert_int_equal(-EBADMSG, j_state_decode((struct str){r.payload.p, n}, &s));
+	assert_int_equal(1, journal_record_take(&bytes, &pos, &r));
+	assert_int_equal(0, j_event_decode(r.payload, &e));
+	assert_true(e.wall_ms == 1 && e.ticket == 2 && e.until_wall_ms == 3);
+	assert_true(str_eq(e.scope, put_event.scope) && str_eq(e.from, put_event.from));
+	assert_true(str_eq(e.to, put_event.to) && str_eq(e.text, put_event.text));
+	assert_true(str_eq(e.rule, put_event.rule) && str_eq(e.who, put_event.who));
+	assert_true(str_eq(e.notify, put_event.notify));
+	for (size_t n = 0; n < r.payload.n; n++)
+		assert_int_equal(-EBADMSG, j_event_decode((struct str){r.payload.p, n}, &e));
+	assert_int_equal(1, journal_record_take(&bytes, &pos, &r));
+	assert_int_equal(0, j_changed_decode(r.payload, &c));
+	assert_true(c.has_place && str_eq(c.vmta, STR("v")) && str_eq(c.pool, STR("p")));
 	buf_fini(&b);
 }
 
@@ -445,7 +580,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_records_survive_only_whole),
 	    cmocka_unit_test(test_outcome_comes_back),
-	    cmocka_unit_test(test_each_recipient_names_its_queue),
+	    cmocka_unit_test(test_each_recipient_names_its_place_and_rule),
+	    cmocka_unit_test(test_records_of_the_first_build_are_read),
+	    cmocka_unit_test(test_state_and_event_come_back),
 	    cmocka_unit_test(test_queue_failure_comes_back),
 	    cmocka_unit_test_setup_teardown(test_many_files_read_back_in_order, make_dir, drop_dir),
 	    cmocka_unit_test_setup_teardown(test_cut_at_every_byte, make_dir, drop_dir),
