@@ -17,18 +17,19 @@ static void verb_status(
 	const struct out_counters *c = &o->counters;
 	(void)args, (void)options;
 	control_row(
-	    r, json_pack("{s:s, s:i, s:I, s:b, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "service",
-		   "smtp-out", "instance", o->worker ? worker_instance(o->worker) : 0,
+	    r, json_pack("{s:s, s:i, s:I, s:b, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+		   "service", "smtp-out", "instance", o->worker ? worker_instance(o->worker) : 0,
 		   "connections", (json_int_t)o->sessions, "qmgr", o->qmgr != NULL, "stopping",
 		   o->stopping, "granted", (json_int_t)c->grants, "never_ready",
 		   (json_int_t)c->refused, "tls", (json_int_t)c->tls, "transactions",
 		   (json_int_t)c->transactions, "delivered", (json_int_t)c->delivered, "deferred",
-		   (json_int_t)c->deferred, "failed", (json_int_t)c->failed));
+		   (json_int_t)c->deferred, "failed", (json_int_t)c->failed, "rule_hits",
+		   (json_int_t)c->hits));
 	control_end(r, EX_OK, "%s", "");
 }
 
 /* '*' stands for any run of characters; queue names contain brackets, so this is not fnmatch(). */
-static bool matches(const char *pattern, const char *text)
+bool control_matches(const char *pattern, const char *text)
 {
 	const char *star = NULL, *back = NULL;
 	while (*text) {
@@ -70,8 +71,9 @@ static void note_conn(struct session *s, void *arg)
 	struct listing *l = arg;
 	struct session_view v;
 	session_view(s, &v);
-	if (matches(l->pattern, v.queue) || matches(l->pattern, v.host) ||
-	    matches(l->pattern, v.address) || matches(l->pattern, v.source))
+	if (control_matches(l->pattern, v.queue) || control_matches(l->pattern, v.domain) ||
+	    control_matches(l->pattern, v.host) || control_matches(l->pattern, v.address) ||
+	    control_matches(l->pattern, v.source))
 		l->conns[l->count++] = v.conn;
 }
 
@@ -82,10 +84,10 @@ static json_t *connection_row(const struct session *s)
 	char id[RECORD_ID_TEXT] = "";
 	if (v.message_id)
 		record_id_print(id, v.message_id);
-	return json_pack("{s:I, s:s, s:s, s:s, s:s, s:b, s:s, s:s, s:I, s:I}", "conn",
-	    (json_int_t)v.conn, "queue", v.queue, "relay", v.relay, "source", v.source, "step",
-	    v.step, "ready", v.ready, "tls", v.tls_text, "message", id, "transactions",
-	    (json_int_t)v.begun, "age_ms", (json_int_t)v.age_ms);
+	return json_pack("{s:I, s:s, s:s, s:s, s:s, s:s, s:s, s:b, s:s, s:s, s:I, s:I}", "conn",
+	    (json_int_t)v.conn, "queue", v.queue, "domain", v.domain, "relay", v.relay, "source",
+	    v.source, "stage", v.stage, "step", v.step, "ready", v.ready, "tls", v.tls_text,
+	    "message", id, "transactions", (json_int_t)v.begun, "age_ms", (json_int_t)v.age_ms);
 }
 
 static bool listing_next(void *arg, struct control_reply *r)
@@ -119,6 +121,17 @@ static void verb_connections(
 const struct control_verb control_verbs[] = {
     {"status", "status", "counters and state of this process", 0, 0, verb_status},
     {"connections", "connections [PATTERN]",
-	"open connections whose queue, host, address or source matches", 0, 1, verb_connections},
+	"open connections whose queue, domain, host, address or source matches", 0, 1,
+	verb_connections},
+    {"trace", "trace DOMAIN [--for=TIME]",
+	"the dialogue of the next connection for that domain or queue, as it is spoken", 1, 1,
+	verb_trace},
+    {"disable-source", "disable-source ADDRESS [--queue=QUEUE] [--for=TIME]",
+	"send nothing from this address, for a queue or at all", 1, 1, verb_disable_source},
+    {"enable-source", "enable-source ADDRESS [--queue=QUEUE]", "undo disable-source", 1, 1,
+	verb_enable_source},
+    {"check-sources", "check-sources [ADDRESS]",
+	"can each source address be bound, is its name confirmed, does a blocklist name it", 0, 1,
+	verb_check_sources},
 };
 const size_t control_verb_count = COUNT_OF(control_verbs);

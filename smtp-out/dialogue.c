@@ -59,10 +59,20 @@ static bool may_write(const struct dialogue *d)
 	return d->expected_count < room && d->out.n < OUT_ENOUGH;
 }
 
+static void tell_said(struct dialogue *d, char who, struct str line)
+{
+	while (line.n > 0 && (line.p[line.n - 1] == '\n' || line.p[line.n - 1] == '\r'))
+		line.n--;
+	if (d->spec.said)
+		d->spec.said(d->spec.ctx, who, line);
+}
+
 static void say(struct dialogue *d, enum step_id step, struct txn *t)
 {
 	unsigned rcpt = t ? t->written : 0;
+	size_t at = d->out.n;
 	step_get(step)->send(d, t);
+	tell_said(d, '>', (struct str){(const char *)d->out.p + at, d->out.n - at});
 	expect(d, step, rcpt);
 	if (t)
 		t->pending++;
@@ -114,6 +124,57 @@ void dialogue_drop_queue(struct dialogue *d)
 	d->queue_end = &d->queue;
 }
 
+/* --- failures, for whoever looks for patterns in them
+ * --------------------------------------------- */
+
+static void tell_failed(
+    struct dialogue *d, enum smtp_stage stage, bool own, const char *text, struct txn *t, int rcpt)
+{
+	if (d->spec.failed)
+		d->spec.failed(d->spec.ctx, &(struct dialogue_failure){stage, own, text, t, rcpt});
+}
+
+/* A refusal that only follows from one that was told already is none of its own: what is pipelined
+ * behind a refused MAIL, DATA for nobody, HELO after EHLO. 421 always is. */
+static bool says_something_new(
+    const struct dialogue *d, const struct expected *e, const struct judgement *j)
+{
+	const struct txn *t = d->active;
+	if (j->ends_session)
+		return e->step != STEP_QUIT;
+	switch (e->step) {
+	case STEP_RSET:
+	case STEP_LONE_DOT:
+	case STEP_QUIT:
+		return false;
+	case STEP_HELO:
+		return j->code / 100 != 5;
+	case STEP_RCPT:
+		return !t->refused;
+	case STEP_DATA:
+		return !t->refused && t->accepted > 0;
+	default:
+		return true;
+	}
+}
+
+static void tell_refusal(struct dialogue *d, const struct expected *e, const struct judgement *j)
+{
+	bool of_txn = j->ends_session || (e->step >= STEP_MAIL && e->step <= STEP_DOT);
+	if (!j->good && says_something_new(d, e, j))
+		tell_failed(d, step_get(e->step)->stage, !j->by_peer, j->text,
+		    of_txn ? d->active : NULL, e->step == STEP_RCPT ? e->rcpt : -1);
+}
+
+/* Ours. A connection that goes while it is idle has failed nobody. */
+static void tell_broken(struct dialogue *d, enum conn_cause cause, enum smtp_stage stage,
+    const char *text, bool no_attempt)
+{
+	bool idle = d->is_ready && !d->active;
+	if (cause != CONN_DONE && !idle && !no_attempt)
+		tell_failed(d, stage, true, text, d->active, -1);
+}
+
 /* --- the end of the session
  * ----------------------------------------------------------------------- */
 
@@ -125,7 +186,7 @@ static void set_end(struct dialogue *d, enum conn_cause cause, enum smtp_stage s
 	d->end = (struct dialogue_end){cause, stage, code, xstrdup(text)};
 }
 
-static enum smtp_stage stage_now(const struct dialogue *d)
+enum smtp_stage dialogue_stage(const struct dialogue *d)
 {
 	static const uint8_t of_txn[] = {[AT_MAIL] = STAGE_MAIL,
 	    [AT_RCPT] = STAGE_RCPT,
@@ -154,6 +215,15 @@ static bool is_securing(const struct dialogue *d)
 static void end_now(struct dialogue *d, enum conn_cause cause, enum smtp_stage stage, uint16_t code,
     const char *text, const struct judgement *first)
 {
+	if (!first) {
+		struct judgement j = {0};
+		if (d->active)
+			verdict_failure(&j,
+			    &(struct failure_context){
+				cause, stage, !d->active->spoken, d->active->reused},
+			    text);
+		tell_broken(d, cause, stage, text, d->active && j.verdict == VERDICT_RETRY_NOW);
+	}
 	set_end(d, cause, stage, code, text);
 	d->state = DIALOGUE_ENDED;
 	while (d->active) {
@@ -197,8 +267,8 @@ void dialogue_fail(struct dialogue *d, enum conn_cause cause, const char *what)
 	if (d->quit_written) /* we have said goodbye: how it leaves is its own affair */
 		end_now(d, CONN_DONE, STAGE_QUIT, 0, "", NULL);
 	else
-		end_now(d, is_securing(d) && cause != CONN_DONE ? CONN_TLS : cause, stage_now(d), 0,
-		    text, NULL);
+		end_now(d, is_securing(d) && cause != CONN_DONE ? CONN_TLS : cause,
+		    dialogue_stage(d), 0, text, NULL);
 }
 
 void dialogue_break(struct dialogue *d, enum smtp_stage stage, const char *why)
@@ -209,6 +279,14 @@ void dialogue_break(struct dialogue *d, enum smtp_stage stage, const char *why)
 void dialogue_refused(struct dialogue *d, const struct judgement *j, enum smtp_stage stage)
 {
 	set_end(d, CONN_REPLY, stage, j->code, j->text);
+	dialogue_drop_queue(d);
+	d->quit_wanted = true;
+}
+
+void dialogue_in_the_clear(struct dialogue *d, const char *why)
+{
+	tell_failed(d, STAGE_STARTTLS, true, why, NULL, -1);
+	set_end(d, CONN_TLS, STAGE_STARTTLS, 0, why);
 	dialogue_drop_queue(d);
 	d->quit_wanted = true;
 }
@@ -247,6 +325,7 @@ static bool settled_before(struct dialogue *d, struct txn *t)
 		    t->message.content_bytes, d->spec.ignore_8bitmime);
 	if (!t->damage && j.good)
 		return false;
+	tell_failed(d, STAGE_INTERNAL, true, j.text, t, -1);
 	txn_settle_all(t, &j, STAGE_INTERNAL);
 	return true;
 }
@@ -335,7 +414,7 @@ static void on_line(void *ctx, unsigned line, struct str text)
  * idle, 421. */
 static void out_of_turn(struct dialogue *d, const struct reply *r)
 {
-	enum smtp_stage stage = stage_now(d);
+	enum smtp_stage stage = dialogue_stage(d);
 	struct judgement j;
 	verdict_reply(&j, &(struct reply_context){.stage = d->content ? STAGE_DOT : STAGE_MAIL}, r);
 	if (j.good || (!d->content && r->code != 421)) {
@@ -346,7 +425,10 @@ static void out_of_turn(struct dialogue *d, const struct reply *r)
 		return;
 	}
 	j.cause = j.by_peer ? CONN_REPLY : CONN_PROTOCOL;
-	end_by(d, d->content ? STAGE_DOT : stage, &j);
+	if (d->content)
+		stage = STAGE_DOT;
+	tell_failed(d, stage, !j.by_peer, j.text, d->active, -1);
+	end_by(d, stage, &j);
 }
 
 static struct expected take_expected(struct dialogue *d)
@@ -383,6 +465,7 @@ static void take_reply(struct dialogue *d, const struct reply *r)
 	}
 	struct judgement j;
 	verdict_reply(&j, &context, r);
+	tell_refusal(d, &e, &j);
 	if (j.ends_session && e.step != STEP_QUIT) {
 		if (e.step == STEP_STARTTLS)
 			j.cause = CONN_TLS;
@@ -410,6 +493,7 @@ static bool next_reply(struct dialogue *d, struct str *in)
 		dialogue_fail(d, CONN_PROTOCOL, why);
 		return false;
 	}
+	tell_said(d, '<', str_of(d->parser.reply.text));
 	take_reply(d, &d->parser.reply);
 	reply_parser_init(&d->parser);
 	return true;

@@ -22,14 +22,28 @@ struct dialogue_end { /* what CONN_CLOSED will say */
 	char *text; /* owned, may be NULL */
 };
 
+struct dialogue_failure { /* a reply that is a refusal, or a failure of ours in a reply's place */
+	enum smtp_stage stage;
+	bool own;	  /* the text is ours, not the peer's */
+	const char *text; /* one line */
+	struct txn *txn;  /* it was said of; NULL: of the connection */
+	int rcpt;	  /* it was said of, in txn; -1: of all of them */
+};
+
 struct dialogue_spec {
-	const char *ehlo; /* borrowed, outlives the dialogue */
-	bool tls;	  /* use STARTTLS where it is offered */
+	const char *ehlo;  /* borrowed, outlives the dialogue */
+	bool tls;	   /* use STARTTLS where it is offered */
+	bool tls_required; /* and say nothing of mail without it */
 	bool ignore_8bitmime;
 	void *ctx;
 	void (*ready)(void *ctx); /* EHLO is done for good: transactions may come */
 	void (*result)(
 	    void *ctx, struct txn *t); /* everything in it is decided; freed afterwards */
+	/* Once a failed reply, before anything else is made of it; NULL: nobody wants to know. */
+	void (*failed)(void *ctx, const struct dialogue_failure *f);
+	/* What is said by us ('>') and by the peer ('<'), a line each, content left out; may be
+	 * NULL. */
+	void (*said)(void *ctx, char who, struct str line);
 };
 
 enum {
@@ -82,4 +96,5 @@ void dialogue_drop_queue(struct dialogue *d); /* hand back what has not begun */
 void dialogue_fail(struct dialogue *d, enum conn_cause cause, const char *what);
 enum dialogue_wait dialogue_wait(const struct dialogue *d);
 const char *dialogue_step_name(const struct dialogue *d); /* what it waits for */
+enum smtp_stage dialogue_stage(const struct dialogue *d);
 bool dialogue_idle(const struct dialogue *d);

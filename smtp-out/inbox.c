@@ -9,6 +9,7 @@
  * gone is handed back by the CONN_CLOSED that is already on its way.
  */
 #include "common/log.h"
+#include "common/match.h"
 #include "smtp-out/session.h"
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +42,9 @@ void out_fini(struct out *o)
 {
 	session_each(o, abort_session, NULL);
 	loop_timer_cancel(o->loop, &o->stop_timer);
+	traces_fini(o);
+	sources_qmgr_gone(o);
+	matcher_free(&o->matcher);
 	chan_free(&o->qmgr);
 	segread_free(&o->segments);
 	reports_fini(&o->reports);
@@ -67,6 +71,7 @@ static void on_qmgr_gone(void *ctx, struct chan *chan, const char *why)
 	worker_peer_closed(chan, PROC_qmgr, why);
 	log_warn("qmgr is gone: %s", why);
 	o->qmgr = NULL;
+	sources_qmgr_gone(o);
 	segread_clear(o->segments); /* the next one names its own; messages under way keep theirs */
 }
 
@@ -95,6 +100,7 @@ void out_attach(struct out *o, int fd)
 	static msg_dispatch_fn *const dispatch[] = {msg_to_smtp_out, msg_to_reader, NULL};
 	if (o->qmgr) {
 		chan_free(&o->qmgr);
+		sources_qmgr_gone(o);
 		segread_clear(o->segments);
 	}
 	o->qmgr = chan_new(o->loop, fd,

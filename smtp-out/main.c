@@ -8,6 +8,7 @@
  * master as bytes.
  */
 #include "common/log.h"
+#include "common/match.h"
 #include "smtp-out/session.h"
 #include <string.h>
 #include <unistd.h>
@@ -16,7 +17,8 @@ struct program {
 	struct out out;
 	struct worker *worker;
 	bool initialised;
-	char next_ehlo[256]; /* of the prepared configuration */
+	char next_ehlo[256];	      /* of the prepared configuration, as is */
+	struct matcher *next_matcher; /* owned; NULL: there is none prepared */
 };
 
 static struct out *get_out(struct program *p)
@@ -39,6 +41,8 @@ static int prepare(void *ctx, const struct conf *conf, uint32_t config, char why
 	(void)config, (void)why;
 	str_copy(
 	    p->next_ehlo, sizeof(p->next_ehlo), str_of(conf_text(conf->root, CO_GLOBAL_host_name)));
+	matcher_free(&p->next_matcher); /* one that was never used */
+	p->next_matcher = matcher_new(conf);
 	return 0;
 }
 
@@ -46,7 +50,11 @@ static void use(void *ctx, uint32_t config)
 {
 	struct program *p = ctx;
 	(void)config;
-	memcpy(get_out(p)->ehlo, p->next_ehlo, sizeof(p->next_ehlo));
+	struct out *o = get_out(p);
+	memcpy(o->ehlo, p->next_ehlo, sizeof(p->next_ehlo));
+	matcher_free(&o->matcher);
+	o->matcher = p->next_matcher;
+	p->next_matcher = NULL;
 }
 
 static void on_peer_channel(

@@ -14,8 +14,11 @@ enum {
 	OUT_SLOT_MS = 1000,	/* after our close: then the peer's slot counts as free */
 };
 struct session;
+struct matcher;
+struct trace;
+struct source_ask;
 struct out_counters { /* since start */
-	uint64_t grants, refused, transactions, delivered, deferred, failed, tls;
+	uint64_t grants, refused, transactions, delivered, deferred, failed, tls, hits;
 };
 struct out {
 	struct loop *loop;
@@ -31,7 +34,12 @@ struct out {
 	struct buf cipher;	/* of the read that is being handled */
 	struct buf results;	/* of the RESULT that is being built */
 	struct out_counters counters;
-	int64_t slot_ms; /* OUT_SLOT_MS; tests with many connections wait for less */
+	int64_t slot_ms;	 /* OUT_SLOT_MS; tests with many connections wait for less */
+	struct matcher *matcher; /* of the configuration in use; NULL: no patterns */
+	bool hits_cut;		 /* it was told that some did not fit */
+	struct trace *traces;	 /* owned */
+	struct source_ask *asks; /* owned: operators' commands that qmgr has not yet answered */
+	uint32_t next_ticket;
 	bool stopping, stopped;
 	struct loop_timer stop_timer;
 };
@@ -42,6 +50,23 @@ void out_attach(struct out *o, int fd);		    /* a channel to a new qmgr; takes f
 void out_stop(struct out *o, uint32_t deadline_ms);
 void out_check_stopped(struct out *o); /* a session has gone */
 
+/* patterns.c: a failed reply of a session that may match rules. */
+struct dialogue_failure;
+void patterns_on_failure(void *session, const struct dialogue_failure *f);
+
+/* sources.c */
+control_verb_fn verb_disable_source, verb_enable_source, verb_check_sources;
+void sources_qmgr_gone(struct out *o); /* what it was asked will not be answered */
+
+/* trace.c */
+control_verb_fn verb_trace;
+/* The connection that somebody waits for? Then all that is said on it is told, from here on. */
+void trace_begin(struct session *s);
+void trace_said(void *session, char who, struct str line); /* who: as dialogue_spec's, or '*' */
+void trace_end(struct session *s);			   /* the connection is gone */
+void traces_fini(struct out *o);
+
 /* control.c */
+bool control_matches(const char *pattern, const char *text);
 extern const struct control_verb control_verbs[];
 extern const size_t control_verb_count;

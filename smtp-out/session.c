@@ -120,6 +120,7 @@ static void tell_ready(void *ctx)
 	const struct features *f = &s->dialogue.features;
 	s->was_ready = true;
 	s->setup_ms = (uint32_t)(clock_mono_ms() - s->started_ms);
+	trace_said(s, '*', s->dialogue.secured ? STR("ready, encrypted") : STR("ready"));
 	if (s->out->qmgr)
 		chan_send_conn_ready(s->out->qmgr, &(struct msg_conn_ready){.conn = s->conn,
 						       .rcpt_max = f->rcpt_max,
@@ -182,7 +183,8 @@ static void tell_result(void *ctx, struct txn *t)
 	    .relay = str_of(s->relay),
 	    .source = str_of(s->local),
 	    .esmtp = str_of(s->dialogue.features.esmtp),
-	    .results = {(const char *)out->results.p, out->results.n}};
+	    .results = {(const char *)out->results.p, out->results.n},
+	    .hits = {(const char *)t->hits.p, t->hits.n}};
 	s->setup_ms = 0;
 	out->counters.transactions++;
 	reports_result(&out->reports, out->qmgr, &m);
@@ -208,6 +210,7 @@ static void destroy(struct session *s)
 	body_fini(&s->body);
 	buf_fini(&s->in);
 	buf_fini(&s->wire);
+	buf_fini(&s->hits);
 	tls_free(&s->tls);
 	free(s->grant.texts);
 	free(s);
@@ -225,10 +228,12 @@ static void gone(struct session *s)
 	    .code = end->code,
 	    .text = str_of(end->text ? end->text : ""),
 	    .relay = str_of(s->relay),
-	    .was_ready = s->was_ready};
+	    .was_ready = s->was_ready,
+	    .hits = {(const char *)s->hits.p, s->hits.n}};
 	out->counters.refused += !s->was_ready;
 	if (end->cause == CONN_TLS) /* delivery goes on in the clear: that should not pass unseen */
 		log_warn("%s: STARTTLS: %s", s->relay, end->text ? end->text : "");
+	trace_end(s);
 	reports_closed(&out->reports, out->qmgr, &have, &m);
 	table_remove(s);
 	destroy(s);
@@ -272,12 +277,15 @@ static bool has_no_slot(const struct session *s)
 	       (s->state == SESSION_CONNECTING && s->dialogue.end.cause != CONN_DONE);
 }
 
-/* Without QUIT the close is a reset: abortive is on until then. */
+/* Without QUIT the close is a reset: abortive is on until then. After a 421 the server closes by
+ * itself (RFC 5321 3.8): its end of file frees the slot, and tells qmgr what it said, at once. */
 static void finish(struct session *s)
 {
+	const struct dialogue *d = &s->dialogue;
+	bool it_closes = d->end.cause == CONN_REPLY && d->end.code == 421;
 	if (has_no_slot(s))
 		gone(s);
-	else if (s->dialogue.quit_answered)
+	else if (d->quit_answered || it_closes)
 		part(s);
 	else
 		linger(s);
@@ -395,6 +403,7 @@ static void on_connected(struct session *s)
 		return;
 	}
 	s->state = SESSION_TALKING;
+	trace_said(s, '*', STR("connected"));
 	dialogue_start(&s->dialogue);
 	loop_mod(&s->io, EPOLLIN);
 }
@@ -440,11 +449,12 @@ static const char *keep(char **at, struct str s)
 static void grant_copy(struct grant *g, const struct msg_grant *m, const char *default_ehlo)
 {
 	struct str ehlo = m->ehlo.n > 0 ? m->ehlo : str_of(default_ehlo);
-	char *at =
-	    xmalloc(m->queue.n + m->domain.n + m->source.n + ehlo.n + m->host.n + m->address.n + 6);
+	char *at = xmalloc(m->queue.n + m->domain.n + m->source.n + ehlo.n + m->host.n +
+			   m->address.n + m->patterns.n + 7);
 	*g = (struct grant){.texts = at,
 	    .port = m->port,
-	    .tls = m->tls == TLS_OPPORTUNISTIC,
+	    .tls = m->tls != TLS_OFF,
+	    .tls_required = m->tls == TLS_REQUIRED,
 	    .ignore_8bitmime = m->ignore_8bitmime,
 	    .connect_ms = m->connect_timeout_ms,
 	    .greeting_ms = m->greeting_timeout_ms,
@@ -458,6 +468,7 @@ static void grant_copy(struct grant *g, const struct msg_grant *m, const char *d
 	g->ehlo = keep(&at, ehlo);
 	g->host = keep(&at, m->host);
 	g->address = keep(&at, m->address);
+	g->patterns = keep(&at, m->patterns);
 }
 
 static struct session *make(struct out *o, const struct msg_grant *m)
@@ -473,12 +484,17 @@ static struct session *make(struct out *o, const struct msg_grant *m)
 	body_init(&s->body);
 	buf_init(&s->in, PLAIN_MAX);
 	buf_init(&s->wire, WIRE_MAX);
+	buf_init(&s->hits, HITS_BYTES_MAX);
+	trace_begin(s);
 	dialogue_init(&s->dialogue, &(struct dialogue_spec){.ehlo = s->grant.ehlo,
 					.tls = s->grant.tls && o->tls,
+					.tls_required = s->grant.tls_required,
 					.ignore_8bitmime = s->grant.ignore_8bitmime,
 					.ctx = s,
 					.ready = tell_ready,
-					.result = tell_result});
+					.result = tell_result,
+					.failed = s->grant.patterns[0] ? patterns_on_failure : NULL,
+					.said = s->trace ? trace_said : NULL});
 	s->dialogue.now_ms = s->started_ms;
 	struct session **bucket = bucket_of(o, s->conn);
 	s->next = *bucket;
@@ -575,8 +591,12 @@ void session_view(const struct session *s, struct session_view *v)
 	    .message_id = d->active ? d->active->id : 0,
 	    .begun = d->begun,
 	    .queue = s->grant.queue,
+	    .domain = s->grant.domain,
 	    .host = s->grant.host,
 	    .address = s->grant.address,
+	    .stage = stage_name(s->state == SESSION_CONNECTING ? STAGE_CONNECT
+				: s->state == SESSION_TALKING  ? dialogue_stage(d)
+							       : STAGE_QUIT),
 	    .source = s->local[0] ? s->local : s->grant.source,
 	    .relay = s->relay,
 	    .step = name ? name : dialogue_step_name(d),

@@ -18,7 +18,7 @@ void session_tell_conn(struct session *s, struct chan *qmgr);
 void session_tell_jobs(struct session *s, struct chan *qmgr);
 struct session_view {
 	uint64_t conn, message_id, begun;
-	const char *queue, *host, *address, *source, *relay, *step;
+	const char *queue, *domain, *host, *address, *source, *relay, *step, *stage;
 	int64_t age_ms;
 	bool ready, tls;
 	char tls_text[160];

@@ -20,7 +20,8 @@ struct grant {	     /* GRANT's texts live in one block behind each other */
 	char *texts; /* owned */
 	const char *queue, *domain, *source, *ehlo, *host, *address;
 	uint16_t port;
-	bool tls, ignore_8bitmime;
+	const char *patterns; /* names of lists, commas between */
+	bool tls, tls_required, ignore_8bitmime;
 	uint32_t connect_ms, greeting_ms, command_ms, data_ms, dot_ms, idle_ms;
 };
 
@@ -46,10 +47,12 @@ struct session {
 	struct txn *sending; /* whose content `body` holds */
 	struct buf in;	     /* the beginning of a line */
 	struct tls *tls;
-	struct buf wire; /* ciphertext to send */
-	size_t sealed;	 /* commands inside `wire` */
-	char relay[400]; /* NAME[IP]:PORT */
-	char local[64];	 /* our address */
+	struct buf wire;     /* ciphertext to send */
+	size_t sealed;	     /* commands inside `wire` */
+	struct buf hits;     /* hit_put()'s list: patterns that matched before any mail */
+	struct trace *trace; /* who listens; NULL: nobody */
+	char relay[400];     /* NAME[IP]:PORT */
+	char local[64];	     /* our address */
 };
 
 /* connect.c */

@@ -58,8 +58,17 @@ static void say_hello(struct dialogue *d, const char *verb)
 	buf_str(&d->out, STR("\r\n"));
 }
 
+/* Ready, unless mail must not be spoken of in the clear. 4.7.4: a security feature is missing. */
 static void ready(struct dialogue *d)
 {
+	if (d->spec.tls_required && !d->secured) {
+		dialogue_in_the_clear(
+		    d, d->features.bits & FEATURE_STARTTLS
+			   ? "4.7.4 TLS is required and the server refuses STARTTLS"
+			   : "4.7.4 TLS is required and the server does not offer "
+			     "STARTTLS");
+		return;
+	}
 	d->is_ready = true;
 	d->since_ms = d->now_ms;
 	d->spec.ready(d->spec.ctx);
@@ -107,7 +116,7 @@ static void send_starttls(struct dialogue *d, struct txn *t)
 	buf_str(&d->out, STR("STARTTLS\r\n"));
 }
 
-/* Opportunistic: a server that offers and then refuses it gets the mail in the clear. */
+/* A server that offers it and then refuses gets the mail in the clear where that is allowed. */
 static void got_starttls(struct dialogue *d, unsigned rcpt, const struct judgement *j)
 {
 	(void)rcpt;

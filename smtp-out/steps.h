@@ -34,5 +34,7 @@ const struct step *step_get(enum step_id id);
 void dialogue_over(struct dialogue *d, struct txn *t);
 /* The engine's: what the peer wants next must not be said; the session ends here. */
 void dialogue_break(struct dialogue *d, enum smtp_stage stage, const char *why);
+/* The engine's: TLS is required and there is none: QUIT, then CONN_CLOSED with CONN_TLS. */
+void dialogue_in_the_clear(struct dialogue *d, const char *why);
 /* The engine's: refused before any transaction, but in order: QUIT, then CONN_CLOSED with j. */
 void dialogue_refused(struct dialogue *d, const struct judgement *j, enum smtp_stage stage);

@@ -56,6 +56,7 @@ struct txn *txn_new(
 	t->message = *m;
 	m->file = NULL;
 	buf_init(&t->texts, TEXTS_MAX);
+	buf_init(&t->hits, HITS_BYTES_MAX);
 	struct rd r = rd_of(rcpts.p, rcpts.n);
 	for (size_t i = 0; i < n; i++)
 		t->ordinals[i] = rd_u16(&r);
@@ -74,6 +75,7 @@ void txn_free(struct txn **tp)
 		return;
 	message_fini(&t->message);
 	buf_fini(&t->texts);
+	buf_fini(&t->hits);
 	free(t);
 	*tp = NULL;
 }

@@ -3,6 +3,8 @@
 #include "common/segread.h"
 #include "smtp-out/verdict.h"
 
+enum { HITS_BYTES_MAX = 65536 }; /* as RESULT and CONN_CLOSED carry them */
+
 struct outcome {		/* of one recipient */
 	bool decided, accepted; /* accepted: RCPT was answered 2xx, the dot decides */
 	uint8_t verdict, stage, past_dot;
@@ -26,6 +28,7 @@ struct txn { /* one JOB; made whole, dropped whole */
 	struct buf texts; /* owned: the replies' texts, each once */
 	uint32_t last_text_at;
 	uint16_t last_text_bytes;
+	struct buf hits; /* owned: hit_put()'s list, of the patterns that matched */
 
 	enum txn_at at;			      /* what is written next */
 	unsigned written, answered, accepted; /* of the RCPTs */

@@ -40,7 +40,7 @@ enum { RULES_MAX = 12, JOBS_MAX = 6, CONN = 77, SEGMENT = 5, GUARD_MS = 60000, P
 #define TEN "xxxxxxxxxx"
 #define HUNDRED TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN
 
-struct rule {
+struct script {
 	const char *at, *send;
 };
 
@@ -49,7 +49,7 @@ struct peer {
 	int listener, fd;
 	struct loop_fd listen_io, io;
 	uint16_t port;
-	const struct rule *rules;
+	const struct script *rules;
 	bool used[RULES_MAX];
 	const char *caps; /* lines of EHLO's reply, each ended with '|' */
 	bool pipelining;
@@ -164,7 +164,7 @@ static void peer_act(struct peer *p, const char *send)
 static const char *peer_rule(struct peer *p, const char *line)
 {
 	for (size_t i = 0; i < RULES_MAX && p->rules && p->rules[i].at; i++) {
-		const struct rule *r = &p->rules[i];
+		const struct script *r = &p->rules[i];
 		if (p->used[i] || strncasecmp(line, r->at, strlen(r->at)) != 0)
 			continue;
 		p->used[i] = strncmp(r->send, "!again", 6) != 0;

@@ -10,7 +10,7 @@
 #define OK "delivered dot 250 2.0.0 past"
 struct replay {
 	const char *name;
-	struct rule rules[RULES_MAX];
+	struct script rules[RULES_MAX];
 	const char *want, *closed;	       /* with PIPELINING */
 	const char *want_plain, *closed_plain; /* without; NULL: the same */
 	const char *caps;

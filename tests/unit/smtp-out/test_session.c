@@ -40,7 +40,7 @@ static void tick(void *arg)
 static void test_quit_is_an_orderly_end(void **state)
 {
 	(void)state;
-	static const struct rule rules[] = {{"QUIT", "221 bye\r\n"}, {NULL, NULL}};
+	static const struct script rules[] = {{"QUIT", "221 bye\r\n"}, {NULL, NULL}};
 	struct stage *s = stage_with(1, 1, 0);
 	s->peer.rules = rules;
 	int64_t from = clock_mono_ms();
@@ -55,7 +55,7 @@ static void test_quit_is_an_orderly_end(void **state)
 static void test_slot_of_a_server_that_never_closes(void **state)
 {
 	(void)state;
-	static const struct rule rules[] = {{"QUIT", "!silent"}, {NULL, NULL}};
+	static const struct script rules[] = {{"QUIT", "!silent"}, {NULL, NULL}};
 	struct stage *s = stage_with(1, 1, 0);
 	s->out.slot_ms = OUT_SLOT_MS;
 	s->peer.rules = rules;
@@ -81,7 +81,7 @@ static void test_slot_of_a_server_that_never_closes(void **state)
 static void test_hard_close_resets_at_once_and_keeps_the_slot(void **state)
 {
 	(void)state;
-	static const struct rule rules[] = {{"DATA", "!silent"}, {NULL, NULL}};
+	static const struct script rules[] = {{"DATA", "!silent"}, {NULL, NULL}};
 	struct stage *s = stage_with(1, 1, 0);
 	s->out.slot_ms = OUT_SLOT_MS;
 	s->peer.rules = rules;
@@ -180,7 +180,7 @@ static void test_connect_timeout(void **state)
 static void test_limits_and_words_of_the_peer(void **state)
 {
 	(void)state;
-	static const struct rule rules[] = {
+	static const struct script rules[] = {
 	    {"RCPT", "550-5.1.1 no\r\n550 5.1.1 such user\r\n"}, {NULL, NULL}};
 	struct stage *s = stage_with(1, 1, 0);
 	s->peer.caps = "LIMITS RCPTMAX=7 MAILMAX=3|";
@@ -286,7 +286,7 @@ static void lose_qmgr(struct stage *s)
 static void test_results_outlive_qmgr(void **state)
 {
 	(void)state;
-	static const struct rule rules[] = {{".", ""}, {NULL, NULL}};
+	static const struct script rules[] = {{".", ""}, {NULL, NULL}};
 	struct stage *s = stage_with(1, 1, 100000);
 	s->peer.rules = rules;
 	struct msg_grant grant = stage_grant(s);
@@ -312,7 +312,7 @@ static void test_results_outlive_qmgr(void **state)
 static void test_closes_outlive_qmgr(void **state)
 {
 	(void)state;
-	static const struct rule rules[] = {{".", ""}, {NULL, NULL}};
+	static const struct script rules[] = {{".", ""}, {NULL, NULL}};
 	struct stage *s = stage_with(1, 1, 0);
 	s->peer.rules = rules;
 	struct msg_grant grant = stage_grant(s);
@@ -386,7 +386,7 @@ static void test_only_unconfirmed_reports_are_told_again(void **state)
 static void test_queued_jobs_outlive_qmgr(void **state)
 {
 	(void)state;
-	static const struct rule rules[] = {{".", ""}, {NULL, NULL}};
+	static const struct script rules[] = {{".", ""}, {NULL, NULL}};
 	struct stage *s = stage_with(2, 2, 100000);
 	s->peer.rules = rules;
 	s->peer.pipelining = false;
@@ -414,7 +414,7 @@ static void test_queued_jobs_outlive_qmgr(void **state)
 static void test_stop_finishes_what_has_begun(void **state)
 {
 	(void)state;
-	static const struct rule rules[] = {{".", ""}, {NULL, NULL}};
+	static const struct script rules[] = {{".", ""}, {NULL, NULL}};
 	struct stage *s = stage_with(3, 3, 0);
 	s->peer.rules = rules;
 	s->peer.pipelining = false;
@@ -436,7 +436,7 @@ static void test_stop_finishes_what_has_begun(void **state)
 static void test_stop_deadline(void **state)
 {
 	(void)state;
-	static const struct rule rules[] = {{".", ""}, {NULL, NULL}};
+	static const struct script rules[] = {{".", ""}, {NULL, NULL}};
 	struct stage *s = stage_with(1, 1, 0);
 	s->peer.rules = rules;
 	struct msg_grant grant = stage_grant(s);
