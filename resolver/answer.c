@@ -150,6 +150,7 @@ static bool rdata_is_sound(const uint8_t *packet, size_t at, size_t end, unsigne
 	case RR_AAAA:
 		return end - at == 16;
 	case RR_CNAME:
+	case RR_PTR:
 		return skip_name(packet, end, at) == end;
 	case RR_MX:
 		return end - at > 2 && skip_name(packet, end, at + 2) == end;
@@ -193,11 +194,22 @@ static int name_of_rdf(char out[NAME_TEXT], const ldns_rdf *rdf)
 	return name_from_wire(out, ldns_rdf_data(rdf), ldns_rdf_size(rdf));
 }
 
-static bool owned_by(const ldns_rr *rr, const char *name)
+/* Names on the way from the question to its records. Those of reverse zones may have a slash: small
+ * networks are delegated that way (RFC 2317). They stay in this file. */
+static int chain_name(char out[NAME_TEXT], const ldns_rdf *rdf, uint16_t type)
+{
+	if (type != RR_PTR)
+		return name_of_rdf(out, rdf);
+	if (rdf == NULL || ldns_rdf_get_type(rdf) != LDNS_RDF_TYPE_DNAME)
+		return -EINVAL;
+	return name_from_wire_reverse(out, ldns_rdf_data(rdf), ldns_rdf_size(rdf));
+}
+
+static bool owned_by(const ldns_rr *rr, const char *name, uint16_t type)
 {
 	char owner[NAME_TEXT];
 	return ldns_rr_get_class(rr) == LDNS_RR_CLASS_IN &&
-	       name_of_rdf(owner, ldns_rr_owner(rr)) == 0 && strcmp(owner, name) == 0;
+	       chain_name(owner, ldns_rr_owner(rr), type) == 0 && strcmp(owner, name) == 0;
 }
 
 /* RFC 2181 8: a TTL with the top bit set counts as zero. */
@@ -230,6 +242,16 @@ static bool take_mx(struct answer_mx *mx, const ldns_rr *rr)
 	    name_of_rdf(name, ldns_rr_rdf(rr, 1)) != 0)
 		return false;
 	mx->preference = (uint16_t)get16(ldns_rdf_data(preference));
+	mx->name = xstrdup(name);
+	return true;
+}
+
+static bool take_ptr(struct answer_mx *mx, const ldns_rr *rr)
+{
+	char name[NAME_TEXT];
+	if (ldns_rr_rd_count(rr) != 1 || name_of_rdf(name, ldns_rr_rdf(rr, 0)) != 0)
+		return false;
+	mx->preference = 0;
 	mx->name = xstrdup(name);
 	return true;
 }
@@ -270,40 +292,42 @@ static size_t take_records(
     struct answer *a, const ldns_rr_list *list, const char *name, uint16_t type)
 {
 	size_t n = ldns_rr_list_rr_count(list), seen = 0;
+	bool names = type == RR_MX || type == RR_PTR;
 	for (size_t i = 0; i < n; i++) {
 		const ldns_rr *rr = ldns_rr_list_rr(list, i);
-		if ((uint16_t)ldns_rr_get_type(rr) != type || !owned_by(rr, name))
+		if ((uint16_t)ldns_rr_get_type(rr) != type || !owned_by(rr, name, type))
 			continue;
 		seen++;
 		lower_ttl(a, ttl_of(rr));
-		if (type == RR_MX && a->mx == NULL)
+		if (names && a->mx == NULL)
 			a->mx = xcalloc(n - i, sizeof(*a->mx)); /* at most 65535 / 15 records */
-		if (type != RR_MX && a->address == NULL)
+		if (!names && a->address == NULL)
 			a->address = xcalloc(ANSWER_ADDRESSES_MAX, sizeof(*a->address));
-		bool taken = type == RR_MX ? take_mx(&a->mx[a->count], rr)
-					   : a->count < ANSWER_ADDRESSES_MAX &&
-						 take_address(&a->address[a->count], rr, type);
+		bool taken = type == RR_MX    ? take_mx(&a->mx[a->count], rr)
+			     : type == RR_PTR ? take_ptr(&a->mx[a->count], rr)
+					      : a->count < ANSWER_ADDRESSES_MAX &&
+						    take_address(&a->address[a->count], rr, type);
 		if (taken)
 			a->count++;
 		else
 			a->refused++;
 	}
-	if (seen > 0 && type == RR_MX)
+	if (seen > 0 && names)
 		settle_mx(a, seen);
 	return seen;
 }
 
 /* The target of `name`'s alias, if there is one. -ENOENT: none; -EINVAL: not a host name. */
-static int find_alias(
-    struct answer *a, const ldns_rr_list *list, const char *name, char target[NAME_TEXT])
+static int find_alias(struct answer *a, const ldns_rr_list *list, const char *name, uint16_t type,
+    char target[NAME_TEXT])
 {
 	size_t n = ldns_rr_list_rr_count(list);
 	for (size_t i = 0; i < n; i++) {
 		const ldns_rr *rr = ldns_rr_list_rr(list, i);
-		if (ldns_rr_get_type(rr) != LDNS_RR_TYPE_CNAME || !owned_by(rr, name))
+		if (ldns_rr_get_type(rr) != LDNS_RR_TYPE_CNAME || !owned_by(rr, name, type))
 			continue;
 		lower_ttl(a, ttl_of(rr));
-		return ldns_rr_rd_count(rr) == 1 ? name_of_rdf(target, ldns_rr_rdf(rr, 0))
+		return ldns_rr_rd_count(rr) == 1 ? chain_name(target, ldns_rr_rdf(rr, 0), type)
 						 : -EINVAL;
 	}
 	return -ENOENT;
@@ -363,7 +387,7 @@ static void follow(struct answer *a, const ldns_pkt *packet, const char *questio
 			a->status = ANSWER_OK;
 			return;
 		}
-		int found = find_alias(a, list, name, target);
+		int found = find_alias(a, list, name, type, target);
 		if (found == -ENOENT)
 			break;
 		if (found != 0 ||
@@ -379,7 +403,8 @@ static void follow(struct answer *a, const ldns_pkt *packet, const char *questio
 	}
 	if (ldns_pkt_get_rcode(packet) == LDNS_RCODE_NXDOMAIN) {
 		negative(a, packet, ANSWER_NXDOMAIN);
-	} else if (a->aliases > 0 && !soa_ttl(packet, &unused)) {
+	} else if (a->aliases > 0 && !soa_ttl(packet, &unused) &&
+		   strchr(name, '/') == NULL) { /* such a name leaves this file no further */
 		a->status = ANSWER_ALIAS;
 		a->alias = xstrdup(name);
 	} else {

@@ -5,7 +5,7 @@
 /*
  * A DNS message to and from our own structs. answer.c alone includes ldns, and only as a codec.
  */
-enum rr_type { RR_A = 1, RR_CNAME = 5, RR_SOA = 6, RR_MX = 15, RR_AAAA = 28 };
+enum rr_type { RR_A = 1, RR_CNAME = 5, RR_SOA = 6, RR_PTR = 12, RR_MX = 15, RR_AAAA = 28 };
 enum answer_status {
 	ANSWER_OK,	 /* records of the type asked for (perhaps behind aliases) */
 	ANSWER_NODATA,	 /* the name exists, without such records */
@@ -35,7 +35,7 @@ struct answer {
 	bool null_mx;	  /* RFC 7505: the only record is "." */
 	uint32_t refused; /* records with unusable names or beyond the bounds */
 	size_t count;
-	struct answer_mx *mx;	       /* owned, sorted; RR_MX */
+	struct answer_mx *mx;	       /* owned, sorted; RR_MX, and RR_PTR with preference 0 */
 	struct route_address *address; /* owned; RR_A and RR_AAAA */
 };
 struct answer *answer_new(enum answer_status status);

@@ -75,7 +75,8 @@ static void verb_status(
 /* --- resolve ----------------------------------------------------------------------------- */
 
 struct look {
-	struct route_wait wait;
+	struct route_wait wait; /* one of the two waits */
+	struct fixed_wait fixed;
 	struct control_reply *reply;
 	char domain[DOMAIN_MAX + 1];
 };
@@ -89,9 +90,14 @@ static json_t *host_row(
 		route_address_print(text, &h->address[i]);
 		json_array_append_new(addresses, json_string(text));
 	}
-	return json_pack("{s:s, s:s, s:i, s:s, s:o, s:I, s:b}", "domain", domain, "class",
+	json_t *row = json_pack("{s:s, s:s, s:i, s:s, s:o, s:I, s:b}", "domain", domain, "class",
 	    route_class_name(route->class), "preference", (int)h->preference, "host", h->name,
 	    "addresses", addresses, "ttl", (json_int_t)route->ttl_s, "secure", h->secure != 0);
+	if (h->port != 0)
+		json_object_set_new(row, "port", json_integer(h->port));
+	if (route->implicit)
+		json_object_set_new(row, "implicit", json_true());
+	return row;
 }
 
 static void on_look_done(void *arg, const struct mx_route *route)
@@ -116,6 +122,7 @@ static void on_look_gone(void *arg)
 {
 	struct look *look = arg;
 	routes_cancel(&look->wait);
+	fixed_cancel(&look->fixed);
 	free(look);
 }
 
@@ -125,14 +132,18 @@ static void verb_resolve(
 	struct resolver *r = ctx;
 	struct str domain = str_of(json_string_value(json_array_get(args, 0)));
 	struct look *look = xcalloc(1, sizeof(*look));
-	(void)options;
+	const char *hosts = control_option(options, "hosts");
 	look->reply = reply;
 	look->wait = (struct route_wait){.fn = on_look_done, .arg = look};
 	/* What cannot be normalised goes on as it is: the answer says that it is no host name. */
 	if (domain.n == 0 || domain.p[0] == '[' || domain_normalise(look->domain, domain) != 0)
 		str_copy(look->domain, sizeof(look->domain), domain);
 	control_later(reply, on_look_gone, look);
-	routes_ask(r->routes, str_of(look->domain), &look->wait);
+	look->fixed = (struct fixed_wait){.fn = on_look_done, .arg = look};
+	if (hosts != NULL)
+		fixed_ask(r->fixed, str_of(hosts), &look->fixed);
+	else
+		routes_ask(r->routes, str_of(look->domain), &look->wait);
 }
 
 static void verb_flush(
@@ -153,8 +164,9 @@ static void verb_flush(
 
 const struct control_verb resolver_verbs[] = {
     {"status", "status", "counters, cache and name servers", 0, 0, verb_status},
-    {"resolve", "resolve DOMAIN", "where mail for DOMAIN goes, as qmgr would be told", 1, 1,
-	verb_resolve},
+    {"resolve", "resolve DOMAIN [--hosts=SMTP-HOSTS]",
+	"where mail for DOMAIN goes, as qmgr would be told; with --hosts: by that fixed route", 1,
+	1, verb_resolve},
     {"flush", "flush [DOMAIN]", "forget what is cached of DOMAIN and its mail hosts, or everything",
 	0, 1, verb_flush},
 };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * RESOLVE comes in from qmgr, ROUTE goes back, once for each RESOLVE, in any order. When qmgr's
+ * RESOLVE comes in from qmgr, ROUTE goes back, once for each RESOLVE, in any order: by the domain's
+ * MX, or where qmgr gives smtp-hosts by these. When qmgr's
  * channel ends its questions are dropped; the walks go on and fill the cache. qmgr asks again after
  * our death.
  */
@@ -16,7 +17,8 @@ enum {
 struct ask {
 	struct ask *next, *prev;
 	struct resolver *resolver;
-	struct route_wait wait;
+	struct route_wait wait; /* one of the two waits */
+	struct fixed_wait fixed;
 	uint32_t query;
 	char *domain; /* owned: as qmgr spelled it */
 };
@@ -25,6 +27,7 @@ static void ask_free(struct ask *ask)
 {
 	struct resolver *r = ask->resolver;
 	routes_cancel(&ask->wait);
+	fixed_cancel(&ask->fixed);
 	*(ask->prev != NULL ? &ask->prev->next : &r->asks) = ask->next;
 	if (ask->next != NULL)
 		ask->next->prev = ask->prev;
@@ -45,6 +48,7 @@ static void on_route_found(void *arg, const struct mx_route *route)
 	chan_send_route(r->qmgr, &(struct msg_route){.query = ask->query,
 				     .domain = str_of(ask->domain),
 				     .route_class = (uint8_t)route->class,
+				     .implicit = route->implicit,
 				     .ttl_s = route->ttl_s,
 				     .text = str_of(route->text),
 				     .hosts = {(const char *)hosts.p, hosts.n}});
@@ -64,18 +68,23 @@ void on_resolve(void *ctx, struct chan *from_chan, struct msg_resolve *m)
 	ask->query = m->query;
 	ask->domain = str_dup(m->domain);
 	ask->wait = (struct route_wait){.fn = on_route_found, .arg = ask};
+	ask->fixed = (struct fixed_wait){.fn = on_route_found, .arg = ask};
 	ask->next = r->asks;
 	if (ask->next != NULL)
 		ask->next->prev = ask;
 	r->asks = ask;
 	r->ask_count++;
-	routes_ask(r->routes, m->domain, &ask->wait);
+	if (m->hosts.n > 0)
+		fixed_ask(r->fixed, m->hosts, &ask->fixed);
+	else
+		routes_ask(r->routes, m->domain, &ask->wait);
 }
 
 static void drop_asks(struct resolver *r)
 {
 	while (r->asks != NULL)
 		ask_free(r->asks);
+	names_drop(r->names);
 }
 
 static void on_qmgr_gone(void *ctx, struct chan *chan, const char *why)

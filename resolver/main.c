@@ -6,6 +6,7 @@
  *   main.c      puts the parts together       walk.c    one domain's way to its route (pure)
  *   inbox.c     RESOLVE in, ROUTE out         mx.c      MX order, self, private addresses (pure)
  *   control.c   posternctl resolver           query.c   exchange with name servers
+ *   fixed.c     smtp-hosts                    names.c   of our own addresses: PTR, blocklists
  *   routes.c    the walks under way           cache.c   answers with their time (pure)
  *   settings.c  configuration                 answer.c  DNS packets, by ldns (pure)
  *                                             name.c, table.c  names, hash table (pure)
@@ -56,6 +57,8 @@ static int prepare(void *ctx, const struct conf *conf, uint32_t config, char why
 	if (r->queries == NULL) {
 		r->queries = queries_new(worker_loop(r->worker), &query_timing_default);
 		r->routes = routes_new(worker_loop(r->worker), r->queries);
+		r->fixed = fixed_new(r->routes);
+		r->names = names_new(r->queries);
 	}
 	settings_free(&r->prepared);
 	r->prepared = settings_new(conf, r->local, r->local_count, why);
@@ -69,6 +72,8 @@ static void use(void *ctx, uint32_t config)
 	queries_use(
 	    r->queries, r->prepared->servers, r->prepared->server_count, r->prepared->trusted);
 	routes_use(r->routes, &r->prepared->rules);
+	fixed_use(r->fixed, &r->prepared->rules);
+	names_use(r->names, r->prepared);
 	settings_free(&r->used);
 	r->used = r->prepared;
 	r->prepared = NULL;

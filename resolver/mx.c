@@ -91,11 +91,11 @@ static bool is_local(const struct mx_rules *rules, const struct route_address *a
 	return false;
 }
 
-static bool is_listener(const struct mx_rules *rules, const struct route_address *a)
+bool mx_is_listener(const struct mx_rules *rules, const struct route_address *a, uint16_t port)
 {
 	for (size_t i = 0; i < rules->listener_count; i++) {
 		const struct mx_endpoint *l = &rules->listeners[i];
-		if (l->port == rules->port &&
+		if (l->port == port &&
 		    (l->address.family == 0 ? is_local(rules, a) : address_eq(&l->address, a)))
 			return true;
 	}
@@ -107,7 +107,7 @@ static bool is_self(const struct mx_rules *rules, const struct mx_host *host)
 	if (rules->host_name[0] != '\0' && strcmp(rules->host_name, host->name) == 0)
 		return true;
 	for (size_t i = 0; i < host->address_count; i++) {
-		if (is_listener(rules, &host->address[i]))
+		if (mx_is_listener(rules, &host->address[i], rules->port))
 			return true;
 	}
 	return false;
@@ -194,7 +194,8 @@ void mx_route(struct mx_route *out, const struct mx_rules *rules, const char *do
 {
 	struct tally tally = {.absent = true};
 	unsigned self = self_preference(rules, hosts, n);
-	*out = (struct mx_route){.hosts = xcalloc(n + 1, sizeof(*out->hosts))};
+	*out =
+	    (struct mx_route){.implicit = implicit, .hosts = xcalloc(n + 1, sizeof(*out->hosts))};
 	for (size_t i = 0; i < n && out->host_count < ROUTE_HOSTS_MAX; i++) {
 		if (hosts[i].preference >= self)
 			tally.self = true;

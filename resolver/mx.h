@@ -32,6 +32,7 @@ struct mx_rules {
 };
 struct mx_route {
 	enum route_class class;
+	bool implicit; /* there is no MX record; the host is the domain itself */
 	uint32_t ttl_s;
 	char text[ROUTE_TEXT]; /* for people: what was found, or what is missing */
 	size_t host_count;
@@ -43,6 +44,8 @@ void mx_route(struct mx_route *out, const struct mx_rules *rules, const char *do
     const struct mx_host *hosts, size_t n);
 /* "[192.0.2.1]", "[IPv6:2001:db8::1]": 1, a route to it (or ROUTE_BAD_NAME); else 0. */
 int mx_literal(struct mx_route *out, const struct mx_rules *rules, struct str domain);
+/* Is a listener of ours at that address and port? */
+bool mx_is_listener(const struct mx_rules *rules, const struct route_address *a, uint16_t port);
 void mx_route_fini(struct mx_route *route);
 /* 0.0.0.0/8, ::, multicast, broadcast: never a place to deliver to. */
 bool mx_address_unusable(const struct route_address *a);

@@ -21,7 +21,7 @@ static unsigned char lower(unsigned char c)
 	return c >= 'A' && c <= 'Z' ? (unsigned char)(c + ('a' - 'A')) : c;
 }
 
-int name_from_wire(char out[NAME_TEXT], const uint8_t *wire, size_t n)
+static int from_wire(char out[NAME_TEXT], const uint8_t *wire, size_t n, bool slash)
 {
 	if (n == 0 || n > NAME_WIRE)
 		return -EINVAL;
@@ -34,13 +34,23 @@ int name_from_wire(char out[NAME_TEXT], const uint8_t *wire, size_t n)
 			out[used++] = '.';
 		for (size_t i = 0; i < label; i++, at++) {
 			unsigned char c = lower(wire[at]);
-			if (!name_char(c))
+			if (!name_char(c) && !(slash && c == '/'))
 				return -EINVAL;
 			out[used++] = (char)c;
 		}
 	}
 	out[used] = '\0';
 	return at + 1 == n ? 0 : -EINVAL;
+}
+
+int name_from_wire(char out[NAME_TEXT], const uint8_t *wire, size_t n)
+{
+	return from_wire(out, wire, n, false);
+}
+
+int name_from_wire_reverse(char out[NAME_TEXT], const uint8_t *wire, size_t n)
+{
+	return from_wire(out, wire, n, true);
 }
 
 int name_to_wire(uint8_t out[NAME_WIRE], const char *name)

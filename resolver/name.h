@@ -15,6 +15,8 @@ enum {
 };
 /* From uncompressed wire form. 0, or -EINVAL: cut short, too long, or not a host name. */
 int name_from_wire(char out[NAME_TEXT], const uint8_t *wire, size_t n) MUST_USE;
+/* The same, with a slash let through: aliases in reverse zones. For comparing only. */
+int name_from_wire_reverse(char out[NAME_TEXT], const uint8_t *wire, size_t n) MUST_USE;
 /* Length of the wire form, or -EINVAL when `name` is not one of ours. */
 int name_to_wire(uint8_t out[NAME_WIRE], const char *name) MUST_USE;
 /* From text of any case, with or without the final dot. 0 or -EINVAL. */

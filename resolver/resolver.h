@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: ISC */
 #pragma once
 #include "common/worker.h"
-#include "resolver/routes.h"
+#include "resolver/fixed.h"
+#include "resolver/names.h"
 /* The parts of the process, put together by main.c. */
 struct settings; /* settings.h */
 struct resolver {
 	struct worker *worker;
 	struct queries *queries;
 	struct routes *routes;
+	struct fixed_routes *fixed;
+	struct names *names;		  /* names.c */
 	struct settings *used, *prepared; /* owned */
 	struct route_address *local; /* owned: this machine's addresses, read before the drop */
 	size_t local_count;

@@ -12,8 +12,9 @@
 #include <stdlib.h>
 #include <sys/random.h>
 
+enum run_kind { RUN_DOMAIN, RUN_HOST };
 struct run {
-	struct table_node node; /* first */
+	struct table_node node; /* first; by domain and kind */
 	struct routes *all;
 	struct run *next, *prev;
 	struct route_wait *waits, **waits_end;
@@ -159,7 +160,7 @@ static void start(struct run *run)
 	struct routes *all = run->all;
 	list_take(&all->waiting, run);
 	list_put(&all->working, run);
-	run->walk = walk_new(run->domain);
+	run->walk = run->node.type == RUN_HOST ? walk_new_host(run->domain) : walk_new(run->domain);
 	run->asked = xcalloc(WALK_PARALLEL, sizeof(*run->asked));
 	loop_timer_after(all->loop, &run->deadline, WALK_DEADLINE_MS, on_deadline, run);
 	drive(run);
@@ -185,16 +186,39 @@ static void tell_now(struct routes *all, struct route_wait *wait, struct mx_rout
 	mx_route_fini(route);
 }
 
-static struct run *run_new(struct routes *all, const char *domain)
+static struct run *run_new(struct routes *all, const char *domain, enum run_kind kind)
 {
 	struct run *run = xcalloc(1, sizeof(*run));
 	run->all = all;
 	run->waits_end = &run->waits;
 	str_copy(run->domain, sizeof(run->domain), str_of(domain));
 	run->node.name = run->domain;
+	run->node.type = (uint16_t)kind;
 	table_insert(&all->table, &run->node);
 	list_put(&all->waiting, run);
 	return run;
+}
+
+static void join(struct routes *all, const char *name, enum run_kind kind, struct route_wait *wait)
+{
+	struct mx_route route;
+	struct run *run = (struct run *)(void *)table_find(&all->table, name, (uint16_t)kind);
+	if (run == NULL && all->table.count >= DOMAINS_MAX) {
+		route = (struct mx_route){
+		    .class = ROUTE_TEMPORARY, .text = "the resolver is overloaded"};
+		all->stats.overloads++;
+		tell_now(all, wait, &route);
+		return;
+	}
+	bool fresh = run == NULL;
+	if (fresh)
+		run = run_new(all, name, kind);
+	wait->next = NULL;
+	wait->run = run;
+	*run->waits_end = wait;
+	run->waits_end = &wait->next;
+	if (fresh && all->working.count < WALKS_MAX)
+		start(run);
 }
 
 void routes_ask(struct routes *all, struct str domain, struct route_wait *wait)
@@ -208,23 +232,17 @@ void routes_ask(struct routes *all, struct str domain, struct route_wait *wait)
 		tell_now(all, wait, &route);
 		return;
 	}
-	struct run *run = (struct run *)(void *)table_find(&all->table, name, 0);
-	if (run == NULL && all->table.count >= DOMAINS_MAX) {
-		route = (struct mx_route){
-		    .class = ROUTE_TEMPORARY, .text = "the resolver is overloaded"};
-		all->stats.overloads++;
+	join(all, name, RUN_DOMAIN, wait);
+}
+
+void routes_ask_host(struct routes *all, struct str host, struct route_wait *wait)
+{
+	char name[NAME_TEXT];
+	struct mx_route route = {.class = ROUTE_BAD_NAME, .text = "not a host name"};
+	if (name_from_text(name, host) != 0 || name_is_address(name))
 		tell_now(all, wait, &route);
-		return;
-	}
-	bool fresh = run == NULL;
-	if (fresh)
-		run = run_new(all, name);
-	wait->next = NULL;
-	wait->run = run;
-	*run->waits_end = wait;
-	run->waits_end = &wait->next;
-	if (fresh && all->working.count < WALKS_MAX)
-		start(run);
+	else
+		join(all, name, RUN_HOST, wait);
 }
 
 void routes_cancel(struct route_wait *wait)

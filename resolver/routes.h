@@ -25,6 +25,8 @@ struct route_wait {
 };
 /* fn is called once, perhaps from inside. `domain`: a name, or an address literal in brackets. */
 void routes_ask(struct routes *r, struct str domain, struct route_wait *wait);
+/* The addresses of a host, its MX records not asked for, private ones not refused. */
+void routes_ask_host(struct routes *r, struct str host, struct route_wait *wait);
 void routes_cancel(struct route_wait *wait);
 struct routes_stats {
 	uint64_t resolved[ROUTE_CLASS_COUNT], deadlines, overloads;

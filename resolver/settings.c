@@ -72,6 +72,18 @@ static void take_listeners(struct mx_rules *rules, const struct conf_node *root)
 	}
 }
 
+static void take_zones(struct settings *s, const struct conf_node *root)
+{
+	const struct conf_value *list = conf_get(root, CO_GLOBAL_dns_blocklists);
+	s->zones = xcalloc(ZONES_MAX, sizeof(*s->zones));
+	if (list->count > ZONES_MAX)
+		log_warn(
+		    "only the first %d of %zu dns-blocklists are asked", ZONES_MAX, list->count);
+	for (size_t i = 0; i < list->count && s->zone_count < ZONES_MAX; i++)
+		if (name_from_text(s->zones[s->zone_count], str_of(list->texts[i])) == 0)
+			s->zone_count++;
+}
+
 struct settings *settings_new(
     const struct conf *conf, struct route_address *local, size_t local_count, char why[500])
 {
@@ -87,6 +99,7 @@ struct settings *settings_new(
 	s->rules.local = local;
 	s->rules.local_count = local_count;
 	take_listeners(&s->rules, conf->root);
+	take_zones(s, conf->root);
 	return s;
 }
 
@@ -97,5 +110,6 @@ void settings_free(struct settings **settings)
 	if (s == NULL)
 		return;
 	free(s->rules.listeners);
+	free(s->zones);
 	free(s);
 }

@@ -4,7 +4,10 @@
 #include "resolver/mx.h"
 #include "resolver/query.h"
 /* What the resolver takes from the configuration, whole: made at reload beside the one in use. */
+enum { ZONES_MAX = 16 /* of blocklists: bounds the questions about one address */ };
 struct settings {
+	char (*zones)[NAME_TEXT]; /* owned */
+	size_t zone_count;
 	struct query_server servers[SERVERS_MAX];
 	size_t server_count;
 	bool trusted; /* the AD bit counts */

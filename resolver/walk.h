@@ -23,6 +23,8 @@ struct walk_question {
 };
 /* `domain` is one of name_from_text(). */
 struct walk *walk_new(const char *domain);
+/* The addresses of one host, whatever MX records it has: for fixed routes. */
+struct walk *walk_new_host(const char *host);
 void walk_free(struct walk **walk);
 const char *walk_domain(const struct walk *w);
 /* The next question to ask now; false: none (wait for answers, or done). `name` stays valid until

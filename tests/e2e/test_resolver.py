@@ -79,20 +79,21 @@ class Host:
         with open(os.path.join(self.directory, "out"), errors="replace") as f:
             return f.read()
 
-    def ctl(self, service, verb, *args):
+    def ctl(self, service, verb, *args, **options):
         """(status, rows)"""
         with socket.socket(socket.AF_UNIX) as s:
             s.settimeout(60)
             s.connect(os.path.join(self.directory, "run", ("master" if service == "master" else service + ".0") + ".sock"))
-            s.sendall(json.dumps({"verb": verb, "args": list(args), "options": {}}).encode() + b"\n")
+            s.sendall(json.dumps({"verb": verb, "args": list(args), "options": options}).encode() + b"\n")
             data = b"".join(iter(lambda: s.recv(65536), b""))
         rows = [json.loads(line) for line in data.splitlines()]
         return rows.pop()["status"], rows
 
-    def resolve(self, domain):
+    def resolve(self, domain, **options):
         """"CLASS PREF HOST ADDRESS …; …" of what resolve answers."""
-        _, rows = self.ctl("resolver", "resolve", domain)
+        _, rows = self.ctl("resolver", "resolve", domain, **options)
         hosts = ["%d %s %s" % (r["preference"], r["host"], " ".join(r["addresses"]))
+                 + (":%d" % r["port"] if "port" in r else "") + (" implicit" if "implicit" in r else "")
                  for r in rows if "host" in r]
         return "; ".join([rows[0]["class"]] + hosts)
 
@@ -126,7 +127,7 @@ class Resolver(unittest.TestCase):
             "THREE.Z43.test.": three,
             "alias.z43.test": three,
             "null.z43.test": "null-mx",
-            "implicit.z43.test": "ok; 0 implicit.z43.test 127.0.43.104",
+            "implicit.z43.test": "ok; 0 implicit.z43.test 127.0.43.104 implicit",
             "mxalias.z43.test": "ok; 10 othername.z43.test 127.0.43.101 2001:db8:43::1",
             "nohost.z43.test": "no-host",
             "empty.z43.test": "no-host",
@@ -154,6 +155,24 @@ class Resolver(unittest.TestCase):
         self.assertEqual(status["in_flight"], 0)
         self.assertEqual(status["routes"]["null-mx"], 1)
 
+    def test_fixed_routes(self):
+        self.knot("127.0.43.19", {"z43.test": ZONE})
+        host = self.host(["127.0.43.19@5343"])
+        mx1 = "mx1.z43.test 127.0.43.101 2001:db8:43::1"
+        want = {
+            "three.z43.test": "temporary",  # a host's name, and it has no address
+            "mx1.z43.test": "ok; 0 " + mx1,
+            "mx1.z43.test:2525,[127.0.43.9];mx2.z43.test":
+                "ok; 0 [127.0.43.9] 127.0.43.9; 0 %s:2525; 100 mx2.z43.test 127.0.43.102" % mx1,
+            "lookup-mx:three.z43.test":
+                "ok; 0 %s; 1 mx2.z43.test 127.0.43.102; 2 mx3.z43.test 127.0.43.103" % mx1,
+            "[127.0.43.1]:2543": "temporary",  # our own listener
+            "lookup-mx:null.z43.test": "temporary",
+            "mx2.z43.test;": "temporary",
+        }
+        got = {spec: host.resolve("any.example", hosts=spec) for spec in want}
+        self.assertEqual(got, want)
+
     def test_private_refused(self):
         self.knot("127.0.43.12", {"z43.test": ZONE})
         host = self.host(["127.0.43.12@5343"], "refuse-private-mx = true;\n")
@@ -176,11 +195,11 @@ class Resolver(unittest.TestCase):
         self.knot("127.0.43.14", {"z43.test": "d A 127.0.43.101\n"})
         self.knot("127.0.43.15", {"z43.test": "d A 127.0.43.102\n"})
         host = self.host(["127.0.43.14@5343"])
-        self.assertEqual(host.resolve("d.z43.test"), "ok; 0 d.z43.test 127.0.43.101")
+        self.assertEqual(host.resolve("d.z43.test"), "ok; 0 d.z43.test 127.0.43.101 implicit")
         host.configure(["127.0.43.15@5343"])
         self.assertEqual(host.ctl("master", "reload")[0], 0)
         host.ctl("resolver", "flush")
-        self.assertEqual(host.resolve("d.z43.test"), "ok; 0 d.z43.test 127.0.43.102")
+        self.assertEqual(host.resolve("d.z43.test"), "ok; 0 d.z43.test 127.0.43.102 implicit")
 
     def test_kill_it_a_few_times(self):
         self.knot("127.0.43.16", {"z43.test": "d A 127.0.43.101\n"})
@@ -208,7 +227,7 @@ class Resolver(unittest.TestCase):
         silent.bind(("127.0.43.18", 5343))
         host = self.host(["127.0.43.18@5343", "127.0.43.17@5343"])
         began = time.monotonic()
-        self.assertEqual(host.resolve("d.z43.test"), "ok; 0 d.z43.test 127.0.43.101")
+        self.assertEqual(host.resolve("d.z43.test"), "ok; 0 d.z43.test 127.0.43.101 implicit")
         self.assertLess(time.monotonic() - began, 10)
 
 

@@ -8,7 +8,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const uint16_t types[] = {RR_MX, RR_A, RR_AAAA};
+	static const uint16_t types[] = {RR_MX, RR_A, RR_AAAA, RR_PTR};
 	static const uint8_t qname[] = "\1d\7example";
 	struct answer *a = NULL;
 	if (size < 1)
