@@ -56,19 +56,40 @@ static void verb_status(
 	control_end(reply, EX_OK, "%s", "");
 }
 
-#define FILTERS "[--queue=P] [--tenant=P] [--campaign=P] [--sender=P] [--recipient=P] [--domain=P]"
+#define FILTERS                                                                                    \
+	"[--queue=P] [--tenant=P] [--campaign=P] [--sender=P] [--recipient=P] [--domain=P] "       \
+	"[--older-than=TIME]"
+#define WHICH "[ID|QUEUE|DOMAIN] " FILTERS " [--all] [--dry-run]"
 
 const struct control_verb qmgr_verbs[] = {
     {"status", "status", "totals, spool, index, what is refused", 0, 0, verb_status},
-    {"queues", "queues [PATTERN]", "queues with their counts, connections, mode and last error", 0,
-	1, list_queues},
-    {"queue", "queue NAME", "one queue", 1, 1, list_queue},
+    {"queues", "queues [PATTERN] [--mode=MODE] [--paused] [--connected]",
+	"queues with their counts, connections, mode and last error", 0, 1, verb_queues},
+    {"queue", "queue NAME", "one queue: counts, limits, holds, errors, events", 1, 1, verb_queue},
     {"messages", "messages " FILTERS " [--limit=N]", "recipients that wait, one a line", 0, 0,
-	list_messages},
-    {"message", "message ID", "one message with all its waiting recipients", 1, 1, list_message},
-    {"flush", "flush [ID|QUEUE|DOMAIN|ALL] " FILTERS, "make it due now; releases held messages", 0,
-	1, change_flush},
-    {"delete", "delete ID|QUEUE|DOMAIN|ALL " FILTERS, "remove it without a report", 0, 1,
-	change_delete},
+	verb_messages},
+    {"message", "message ID", "one message with all its waiting recipients", 1, 1, verb_message},
+    {"why", "why QUEUE|LANE|DOMAIN|VMTA|TENANT|ID[/ADDRESS]",
+	"what it waits for, the limit that binds, when that frees", 1, 1, verb_why},
+    {"explain", "explain DOMAIN[/VMTA]",
+	"every value that holds there, who set it, and what the numbers come to", 1, 1,
+	verb_explain},
+    {"limits", "limits [PATTERN]", "limits and budgets with their use", 0, 1, verb_limits},
+    {"rules", "rules [LIST]", "rules on replies, with their hits since start", 0, 1, verb_rules},
+    {"mode", "mode QUEUE normal|backoff [--for=TIME]", "changes a queue's mode", 2, 2, verb_mode},
+    {"pause", "pause queue|tenant|campaign|vmta|provider NAME [--for=TIME] [--at=DESTINATION]",
+	"stops its mail; new mail is taken and waits", 2, 2, verb_pause},
+    {"resume", "resume queue|tenant|campaign|vmta|provider NAME [--at=DESTINATION]",
+	"ends a pause or a rule's suspension", 2, 2, verb_resume},
+    {"suspensions", "suspensions", "what stands still or was changed: who, when, until when", 0, 0,
+	verb_suspensions},
+    {"flush", "flush " WHICH, "makes it due now; an ID also releases what was set aside", 0, 1,
+	verb_flush},
+    {"delete", "delete " WHICH, "removes it without a report", 0, 1, verb_delete},
+    {"bounce", "bounce " WHICH " [--text=WHY]", "returns it to its senders", 0, 1, verb_bounce},
+    {"reroute", "reroute QUEUE VMTA", "moves what is in the queue now to a virtual MTA or pool", 2,
+	2, verb_reroute},
+    {"reset", "reset QUEUE", "mode, retry clock, disabled sources and last error, anew", 1, 1,
+	verb_reset},
 };
 const size_t qmgr_verb_count = COUNT_OF(qmgr_verbs);

@@ -4,7 +4,9 @@
  * spool only.
  */
 #include "qmgr/control.h"
+#include <stdio.h>
 #include <stdlib.h>
+#include <sysexits.h>
 
 /*
  * DOMAIN/VMTA is the queue where the domain's mail waits now, which may be a whole site's, such as
@@ -47,11 +49,16 @@ void filter_fini(struct filter *f)
 	free(f->sender);
 	free(f->rcpt);
 	free(f->domain);
+	free(f->where);
+	free(f->core_queue);
 }
 
-void filter_options(struct filter *f, const struct qmgr *q, const json_t *options)
+bool filter_options(
+    struct filter *f, const struct qmgr *q, const json_t *options, struct control_reply *reply)
 {
 	const char *queue = control_option(options, "queue");
+	const char *all = control_option(options, "all");
+	int64_t older_ms;
 	f->tenant = pattern(options, "tenant");
 	f->campaign = pattern(options, "campaign");
 	f->sender = pattern(options, "sender");
@@ -59,6 +66,16 @@ void filter_options(struct filter *f, const struct qmgr *q, const json_t *option
 	f->domain = pattern(options, "domain");
 	if (queue != NULL)
 		f->queue = filter_queue_named(q, str_of(queue), &f->domain);
+	if (all != NULL && strcmp(all, "true") != 0) {
+		control_end(reply, EX_USAGE, "--all takes no value");
+		return false;
+	}
+	f->all = all != NULL;
+	if (!said_time(reply, options, "older-than", &older_ms))
+		return false;
+	if (older_ms > 0)
+		f->before_ms = clock_wall_ms() - older_ms;
+	return true;
 }
 
 static bool like(const char *want, struct str s)
@@ -66,11 +83,33 @@ static bool like(const char *want, struct str s)
 	return want == NULL || core_glob(str_of(want), s);
 }
 
+static bool is_exact(const char *want)
+{
+	return want != NULL && want[0] != 0 && strchr(want, '*') == NULL;
+}
+
+/* Of DESTINATION/VMTA; a virtual MTA's name holds no slash. */
+static struct str destination_of(struct str queue)
+{
+	const char *slash = queue.n > 0 ? memrchr(queue.p, '/', queue.n) : NULL;
+	return slash != NULL ? (struct str){queue.p, (size_t)(slash - queue.p)} : queue;
+}
+
+static bool filter_where(const struct filter *f, const struct job_view *v)
+{
+	bool there = like(f->where, destination_of(v->queue));
+	bool domain = like(f->where, v->domain);
+	if (!is_exact(f->where))
+		return there || domain;
+	return f->pass == 0 ? there : domain && !there; /* nothing comes in both */
+}
+
 bool filter_job(const struct filter *f, const struct job_view *v)
 {
 	return (f->id == 0 || f->id == v->id) && like(f->queue, v->queue) &&
 	       like(f->tenant, v->tenant) && like(f->campaign, v->campaign) &&
-	       like(f->domain, v->domain);
+	       like(f->domain, v->domain) && (f->where == NULL || filter_where(f, v)) &&
+	       (f->before_ms == 0 || v->arrived_ms <= f->before_ms);
 }
 
 bool filter_needs_envelope(const struct filter *f)
@@ -87,7 +126,8 @@ bool filter_envelope(const struct filter *f, const struct envelope *e, uint16_t 
 bool filter_is_empty(const struct filter *f)
 {
 	return f->id == 0 && f->queue == NULL && f->tenant == NULL && f->campaign == NULL &&
-	       f->sender == NULL && f->rcpt == NULL && f->domain == NULL;
+	       f->sender == NULL && f->rcpt == NULL && f->domain == NULL && f->where == NULL &&
+	       f->before_ms == 0;
 }
 
 void reader_init(struct reader *r)
@@ -118,21 +158,74 @@ void reader_fini(struct reader *r)
 	buf_fini(&r->bytes);
 }
 
-/* FILTER: an id, a queue's name or pattern, or the options of `messages`. */
-void filter_args(struct filter *f, const struct qmgr *q, const json_t *args, const json_t *options)
+bool filter_args(struct filter *f, const struct qmgr *q, const json_t *args, const json_t *options,
+    struct control_reply *reply)
 {
 	struct str a = said_arg(args, 0);
 	bool is_queue = a.n > 0 && memchr(a.p, '/', a.n) != NULL;
-	filter_options(f, q, options);
-	if (json_array_size(args) == 0 || str_eq(a, STR("ALL")) || record_id_parse(&f->id, a) == 0)
-		return;
+	const char *wrong = NULL;
+	if (!filter_options(f, q, options, reply))
+		return false;
+	if (json_array_size(args) == 0 || record_id_parse(&f->id, a) == 0)
+		return true;
 	f->id = 0;
-	if (a.n == 0)
-		f->wrong = "the argument is empty: an id, a queue, a domain, or ALL";
+	if (str_eq(a, STR("ALL")))
+		f->all = true;
+	else if (a.n == 0)
+		wrong = "the argument is empty: an id, a queue, a domain, or ALL";
 	else if (control_option(options, is_queue ? "queue" : "domain") != NULL)
-		f->wrong = "an argument and an option name two queues, or two domains";
+		wrong = "an argument and an option name two queues, or two domains";
 	else if (is_queue)
 		f->queue = filter_queue_named(q, a, &f->domain);
 	else
-		f->domain = str_dup(a);
+		f->where = str_dup(a);
+	if (wrong != NULL)
+		control_end(reply, EX_USAGE, "%s", wrong);
+	return wrong == NULL;
+}
+
+static struct str exact(const char *want)
+{
+	return is_exact(want) ? str_of(want) : STR("");
+}
+
+/*
+ * Jobs of one queue, tenant, campaign or domain are found without a walk over all. A word that may
+ * be a domain or a destination takes two passes: the queues of that destination first, then the
+ * domain's mail elsewhere, say in the queue of its provider.
+ */
+void filter_for_core(struct filter *f, struct core_filter *out)
+{
+	*out = (struct core_filter){.queue = str_of(f->queue),
+	    .tenant = exact(f->tenant),
+	    .campaign = exact(f->campaign),
+	    .domain = exact(f->domain)};
+	if (!is_exact(f->where))
+		return;
+	if (f->pass == 1) {
+		out->domain = str_of(f->where);
+		return;
+	}
+	if (f->core_queue == NULL) {
+		size_t n = strlen(f->where) + 3;
+		f->core_queue = xcalloc(1, n);
+		snprintf(f->core_queue, n, "%s/*", f->where);
+	}
+	out->queue = str_of(f->core_queue);
+}
+
+bool filter_next_pass(struct filter *f)
+{
+	return is_exact(f->where) && f->pass++ == 0;
+}
+
+const char *filter_named(const struct filter *f)
+{
+	return f->where != NULL ? f->where : f->queue != NULL ? f->queue : f->domain;
+}
+
+bool filter_names_one(const struct filter *f)
+{
+	return is_exact(filter_named(f)) && f->tenant == NULL && f->campaign == NULL &&
+	       f->sender == NULL && f->rcpt == NULL && f->before_ms == 0;
 }

@@ -8,31 +8,43 @@
 #include <stdlib.h>
 #include <sysexits.h>
 
-struct queues_state {
-	struct qmgr *q;
-	struct core_cursor cursor;
-	char *pattern; /* owned */
-	bool one;      /* `queue NAME`: an error when nothing matches */
-	unsigned found;
-};
-
-static json_t *queue_row(const struct qmgr *q, const struct queue_view *v)
+/* ISO times, null where there is none. */
+json_t *control_queue_row(const struct qmgr *q, const struct queue_view *v)
 {
 	json_t *row = json_pack("{s:o, s:I, s:I, s:o, s:b, s:o, s:o}", "queue", say_text(v->name),
 	    "recipients", say_num(v->recipients), "connections", say_num(v->connections), "mode",
 	    say_text(v->mode), "paused", v->paused, "next_retry", say_steady(q, v->next_retry_ms),
-	    "last_error", v->last_error.n ? say_text(v->last_error) : json_null());
+	    "last_error", say_text_or_null(v->last_error));
 	json_object_update_new(row,
 	    json_pack("{s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "destination",
 		say_text(v->destination), "vmta", say_text(v->vmta), "ready", say_num(v->ready),
 		"waiting", say_num(v->waiting), "in_flight", say_num(v->in_flight), "unrouted",
 		say_num(v->unrouted), "held", say_num(v->held), "connections_max",
 		say_num(v->connections_max), "lanes", say_num(v->lanes)));
+	json_object_update_new(
+	    row, json_pack("{s:I, s:I, s:I, s:I, s:o}", "delivered", say_num(v->delivered),
+		     "deferred", say_num(v->deferred), "bounced", say_num(v->bounced), "failures",
+		     say_num(v->failures), "last_error_at", say_steady(q, v->last_error_ms)));
 	json_object_update_new(row,
-	    json_pack("{s:I, s:I, s:I, s:I, s:o}", "delivered", (json_int_t)v->delivered,
-		"deferred", (json_int_t)v->deferred, "bounced", (json_int_t)v->bounced, "failures",
-		say_num(v->failures), "last_error_at", say_steady(q, v->last_error_ms)));
+	    json_pack("{s:o, s:o, s:o, s:o}", "mode_cause", say_text_or_null(v->mode_cause),
+		"mode_rule", say_text_or_null(v->mode_rule), "mode_since",
+		say_steady(q, v->mode_since_ms), "mode_until", say_steady(q, v->mode_until_ms)));
 	return row;
+}
+
+/* --- queues ----------------------------------------------------------------------------------- */
+
+struct queues_state {
+	struct qmgr *q;
+	struct core_cursor cursor;
+	char *pattern, *mode; /* owned */
+	bool paused, connected;
+};
+
+static bool queue_wanted(const struct queues_state *s, const struct queue_view *v)
+{
+	return (!s->paused || v->paused) && (!s->connected || v->connections > 0) &&
+	       (s->mode == NULL || core_glob(str_of(s->mode), v->mode));
 }
 
 static bool next_queues(void *state, struct control_reply *r)
@@ -41,14 +53,11 @@ static bool next_queues(void *state, struct control_reply *r)
 	struct queue_view views[QUEUES_A_CALL];
 	size_t n = core_queues(s->q->core, str_of(s->pattern), &s->cursor, views, QUEUES_A_CALL);
 	for (size_t i = 0; i < n; i++)
-		control_row(r, queue_row(s->q, &views[i]));
-	s->found += (unsigned)n;
+		if (queue_wanted(s, &views[i]))
+			control_row(r, control_queue_row(s->q, &views[i]));
 	if (n > 0)
 		return true;
-	if (s->one && s->found == 0)
-		control_end(r, EX_UNAVAILABLE, "no queue %s", s->pattern);
-	else
-		control_end(r, EX_OK, "%s", "");
+	control_end(r, EX_OK, "%s", "");
 	return false;
 }
 
@@ -56,29 +65,24 @@ static void drop_queues(void *state)
 {
 	struct queues_state *s = state;
 	free(s->pattern);
+	free(s->mode);
 	free(s);
 }
 
-static void start_queues(struct qmgr *q, struct control_reply *reply, struct str pattern, bool one)
+void verb_queues(void *ctx, struct control_reply *reply, const json_t *args, const json_t *options)
 {
 	struct queues_state *s = xcalloc(1, sizeof(*s));
-	s->q = q;
-	s->one = one;
-	s->pattern = pattern.n ? filter_queue_named(q, pattern, NULL) : xstrdup("*");
+	struct str pattern = said_arg(args, 0);
+	const char *mode = control_option(options, "mode");
+	s->q = ctx;
+	s->pattern = pattern.n ? filter_queue_named(s->q, pattern, NULL) : xstrdup("*");
+	s->mode = mode != NULL ? xstrdup(mode) : NULL;
+	s->paused = control_option(options, "paused") != NULL;
+	s->connected = control_option(options, "connected") != NULL;
 	control_stream(reply, next_queues, drop_queues, s);
 }
 
-void list_queues(void *ctx, struct control_reply *reply, const json_t *args, const json_t *options)
-{
-	(void)options;
-	start_queues(ctx, reply, said_arg(args, 0), false);
-}
-
-void list_queue(void *ctx, struct control_reply *reply, const json_t *args, const json_t *options)
-{
-	(void)options;
-	start_queues(ctx, reply, said_arg(args, 0), true);
-}
+/* --- messages --------------------------------------------------------------------------------- */
 
 static const char *state_name(uint8_t state)
 {
@@ -122,25 +126,31 @@ struct messages_state {
 	struct reader reader;
 };
 
-/* References are valid only within one call: what the limit cuts off is not looked at
- * again. */
+static void show_job(struct messages_state *s, struct control_reply *r, job_ref ref)
+{
+	struct job_view v;
+	if (!core_job(s->q->core, ref, &v) || !filter_job(&s->filter, &v))
+		return;
+	const struct envelope *e = reader_get(s->q, &s->reader, &v);
+	if (filter_needs_envelope(&s->filter) &&
+	    (e == NULL || !filter_envelope(&s->filter, e, v.rcpt)))
+		return;
+	control_row(r, job_row(s->q, &v, e));
+	s->shown++;
+}
+
+/* References are valid only within one call: what the limit cuts off is not looked at again. */
 static bool next_messages(void *state, struct control_reply *r)
 {
 	struct messages_state *s = state;
 	job_ref jobs[ENVELOPES_A_CALL];
+	struct core_filter which;
 	bool more;
-	size_t n = core_jobs(s->q->core, &s->cursor, jobs, ENVELOPES_A_CALL, LOOK_A_CALL, &more);
-	for (size_t i = 0; i < n && (s->limit == 0 || s->shown < s->limit); i++) {
-		struct job_view v;
-		if (!core_job(s->q->core, jobs[i], &v) || !filter_job(&s->filter, &v))
-			continue;
-		const struct envelope *e = reader_get(s->q, &s->reader, &v);
-		if (filter_needs_envelope(&s->filter) &&
-		    (e == NULL || !filter_envelope(&s->filter, e, v.rcpt)))
-			continue;
-		control_row(r, job_row(s->q, &v, e));
-		s->shown++;
-	}
+	filter_for_core(&s->filter, &which);
+	size_t n =
+	    core_select(s->q->core, &which, &s->cursor, jobs, ENVELOPES_A_CALL, LOOK_A_CALL, &more);
+	for (size_t i = 0; i < n && (s->limit == 0 || s->shown < s->limit); i++)
+		show_job(s, r, jobs[i]);
 	if (more && (s->limit == 0 || s->shown < s->limit))
 		return true;
 	control_end(r, EX_OK, "%s", "");
@@ -155,7 +165,7 @@ static void drop_messages(void *state)
 	free(s);
 }
 
-void list_messages(
+void verb_messages(
     void *ctx, struct control_reply *reply, const json_t *args, const json_t *options)
 {
 	struct messages_state *s = xcalloc(1, sizeof(*s));
@@ -163,7 +173,10 @@ void list_messages(
 	(void)args;
 	s->q = ctx;
 	reader_init(&s->reader);
-	filter_options(&s->filter, s->q, options);
+	if (!filter_options(&s->filter, s->q, options, reply)) {
+		drop_messages(s);
+		return;
+	}
 	struct str given = said_option(options, "limit");
 	if (given.n > 0 && str_number(given, UINT32_MAX, &limit) != 0) {
 		drop_messages(s);
@@ -183,7 +196,7 @@ static void show_aside(const struct aside *a, struct control_reply *reply)
 	control_end(reply, EX_OK, "%s", "");
 }
 
-void list_message(void *ctx, struct control_reply *reply, const json_t *args, const json_t *options)
+void verb_message(void *ctx, struct control_reply *reply, const json_t *args, const json_t *options)
 {
 	struct qmgr *q = ctx;
 	uint64_t id;

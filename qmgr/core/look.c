@@ -278,6 +278,15 @@ static void flush_job(struct core *core, job_ref ref, struct queue *q)
 	outcome_place(core, ref, false);
 }
 
+__attribute__((weak)) void core_flush_job(struct core *core, job_ref ref, int64_t now_ms)
+{
+	struct job *j = job_valid(core, ref);
+
+	core_clock(core, now_ms);
+	if (j && (j->state == JOB_WAITING || j->state == JOB_READY))
+		flush_job(core, ref, core->lane_at[j->lane]->share->queue);
+}
+
 bool core_flush(struct core *core, struct str pattern, struct core_cursor *cursor, unsigned budget,
     int64_t now_ms)
 {

@@ -197,8 +197,8 @@ class Delivery(SuiteTest):
         rows = suite.ctl("qmgr", "messages", "--queue=twin.test/default")
         self.assertEqual(["b@twin.test"], [r["recipient"] for r in rows])
         self.assertEqual(2, len(suite.ctl("qmgr", "messages", "--queue=" + site)))
-        for what in ("twin.test/default", "twin.test", site, "ALL"):
-            wait_for("flush of " + what, lambda: suite.ctl("qmgr", "flush", what) == {"recipients": 2})
+        for what, n in (("twin.test/default", 1), ("twin.test", 1), (site, 2), ("ALL", 2)):
+            wait_for("flush of " + what, lambda: suite.ctl("qmgr", "flush", what) == {"recipients": n})
         self.assertEqual({"recipients": 1}, suite.ctl("qmgr", "delete", "twin.test/default"))
         wait_for("one left", lambda: [r["domain"] for r in suite.ctl("qmgr", "messages")] == ["good.test"])
         self.assertEqual({"recipients": 1}, suite.ctl("qmgr", "delete", site))
