@@ -91,5 +91,7 @@ const struct control_verb qmgr_verbs[] = {
 	2, verb_reroute},
     {"reset", "reset QUEUE", "mode, retry clock, disabled sources and last error, anew", 1, 1,
 	verb_reset},
+    {"events", "events [PATTERN] [--kind=KIND] [--follow]",
+	"what happened: modes, rules, holds, sources, reroutes, errors", 0, 1, verb_events},
 };
 const size_t qmgr_verb_count = COUNT_OF(qmgr_verbs);

@@ -104,3 +104,4 @@ control_verb_fn verb_mode, verb_reset, verb_reroute;	   /* control_steer.c */
 control_verb_fn verb_why, verb_limits;			   /* control_why.c */
 control_verb_fn verb_explain;				   /* control_explain.c */
 control_verb_fn verb_rules;				   /* control_rules.c */
+control_verb_fn verb_events;				   /* control_events.c */

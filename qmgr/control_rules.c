@@ -1,12 +1,44 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * rules [LIST]: the rules on replies as the configuration has them, in order.
+ * rules [LIST]: the rules on replies as the configuration has them, in order, and how often each
+ * has matched since qmgr's start, whatever its trigger made of it. Counters are kept by the rule's
+ * id, which a reload that leaves the rule alone does not change.
  */
 #include "common/rule.h"
 #include "common/log.h"
 #include "qmgr/control.h"
 #include <stdlib.h>
 #include <sysexits.h>
+
+enum { RULES_COUNTED_MAX = 65536 }; /* a broken smtp-out may invent ids: their counters end here */
+
+struct rule_count {
+	uint64_t hits;
+	int64_t last_ms; /* wall */
+};
+
+void rule_counts_add(struct qmgr *q, const struct rule_hit *hits, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		struct rule_count *c = map_find(&q->rule_counts, hits[i].rule);
+		if (c == NULL) {
+			if (q->rule_counts.n >= RULES_COUNTED_MAX)
+				continue;
+			c = xcalloc(1, sizeof(*c));
+			map_set(&q->rule_counts, hits[i].rule, c);
+		}
+		c->hits++;
+		c->last_ms = clock_wall_ms();
+	}
+}
+
+void rule_counts_fini(struct qmgr *q)
+{
+	size_t at = 0;
+	for (struct rule_count *c; (c = map_next(&q->rule_counts, &at)) != NULL;)
+		free(c);
+	map_fini(&q->rule_counts);
+}
 
 static json_t *actions(const struct rule *rule)
 {
@@ -33,6 +65,9 @@ static json_t *rule_row(const struct qmgr *q, const char *list, const struct rul
 	    say_text(str_of(conf_text(n, CO_RULE_trigger))), "scope",
 	    say_text(str_of(rule_scope_name(rule->scope))), "actions", actions(rule), "for",
 	    rule->for_ms < 0 ? json_null() : say_value(CO_RULE_for_, conf_get(n, CO_RULE_for_)));
+	const struct rule_count *c = map_find(&q->rule_counts, rule->id);
+	json_object_set_new(row, "hits", json_integer(say_num(c != NULL ? c->hits : 0)));
+	json_object_set_new(row, "last_hit", c != NULL ? say_time(c->last_ms) : json_null());
 	return row;
 }
 

@@ -76,19 +76,3 @@ WEAK size_t core_queue_notes(
 {
 	return 0;
 }
-WEAK struct rule_list *rule_lists(const struct conf *c, size_t *count)
-{
-	*count = 0;
-	return NULL;
-}
-WEAK void rule_lists_free(struct rule_list **lists, size_t count)
-{
-	*lists = NULL;
-}
-WEAK void rule_action_print(struct buf *out, const struct rule_action *a)
-{
-}
-WEAK const char *rule_scope_name(unsigned scope)
-{
-	return "";
-}

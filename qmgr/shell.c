@@ -130,6 +130,7 @@ void qmgr_fini(struct qmgr *q)
 	bounces_fini(q);
 	decisions_fini(q);
 	events_fini(q);
+	rule_counts_fini(q);
 	routes_fini(q);
 	segments_fini(q);
 	store_close(&q->store);

@@ -342,6 +342,10 @@ void compact_init(struct qmgr *q);
 void compact_fini(struct qmgr *q);
 void compact_turn(struct qmgr *q);
 
+/* ---- control_rules.c: how often each rule matched ---- */
+void rule_counts_add(struct qmgr *q, const struct rule_hit *hits, size_t n);
+void rule_counts_fini(struct qmgr *q);
+
 /* ---- control.c ---- */
 extern const struct control_verb qmgr_verbs[];
 extern const size_t qmgr_verb_count;
@@ -379,6 +383,7 @@ struct qmgr {
 	struct reading *readings;
 	struct map poison; /* id → deaths */
 	struct map asides; /* id → struct aside */
+	struct map rule_counts; /* rule's id → its hits since start */
 	struct counters counters;
 	const struct conf *prepared; /* borrowed from worker.c until use() */
 	struct conf *conf;	     /* owned */
