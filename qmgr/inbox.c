@@ -180,7 +180,8 @@ void on_route(void *ctx, struct chan *from_chan, struct msg_route *m)
 {
 	struct qmgr *q = wake(ctx);
 	(void)from_chan;
-	if (m->route_class >= ROUTE_CLASS_COUNT || !routes_answered(q, m->query, m->domain))
+	char *fixed;
+	if (m->route_class >= ROUTE_CLASS_COUNT || !routes_answered(q, m->query, m->domain, &fixed))
 		return; /* asked by an older qmgr, or twice */
 	struct route_host *hosts = xcalloc(ROUTE_HOSTS_MAX, sizeof(*hosts));
 	struct rd rd = rd_of(m->hosts.p, m->hosts.n);
@@ -191,9 +192,18 @@ void on_route(void *ctx, struct chan *from_chan, struct msg_route *m)
 	if (rc < 0)
 		chan_close(from_chan, "route: malformed list of hosts");
 	else
-		core_route(
-		    q->core, m->domain, m->route_class, m->ttl_s, m->text, hosts, n, q->now_ms);
+		core_route(q->core,
+		    &(struct core_answer){.domain = m->domain,
+			.fixed = str_of(fixed),
+			.class = m->route_class,
+			.implicit = m->implicit,
+			.ttl_s = m->ttl_s,
+			.text = m->text,
+			.hosts = hosts,
+			.host_count = n},
+		    q->now_ms);
 	free(hosts);
+	free(fixed);
 	decisions_drain(q, NULL);
 	if (rc >= 0 && m->route_class == ROUTE_TEMPORARY)
 		failures_route(q, m->domain, m->text);

@@ -292,8 +292,9 @@ struct routes {
 	struct map waiting; /* query → struct route_query */
 	uint32_t next_query;
 };
-void routes_ask(struct qmgr *q, struct str domain);
-bool routes_answered(struct qmgr *q, uint32_t query, struct str domain); /* false: not asked */
+void routes_ask(struct qmgr *q, struct str domain, struct str fixed); /* "": its MX */
+/* False: not asked. *fixed: as it was asked; the caller frees it. */
+bool routes_answered(struct qmgr *q, uint32_t query, struct str domain, char **fixed);
 void routes_ask_again(struct qmgr *q);
 void routes_fini(struct qmgr *q);
 

@@ -211,16 +211,22 @@ static bool is_too_many(const struct core *core, const struct queue *q)
 	       core->total.used - core->closing > core->total.max;
 }
 
-/* Its domain has been named in `domains` since, or is no longer: its mail has another queue. */
-static bool is_astray(const struct conn *c)
+/* The configuration has given its domain another queue since. */
+static bool is_astray(const struct core *core, const struct conn *c)
 {
-	return c->domain->literal != (c->queue->dest->own != NULL);
+	struct place p;
+
+	if (!core->places)
+		return c->domain->literal != (c->queue->dest->own != NULL);
+	return place_look(core, c->domain, c->queue->vmta, &p) && p.routed &&
+	       p.dest != c->queue->dest && (p.dest->own || c->queue->dest->own);
 }
 
 /* It gets no further transaction, and is closed after the last result. */
 static bool is_spent(const struct core *core, const struct conn *c)
 {
-	return left(c) == 0 || gives_way(core, c) || is_too_many(core, c->queue) || is_astray(c);
+	return left(c) == 0 || gives_way(core, c) || is_too_many(core, c->queue) ||
+	       is_astray(core, c);
 }
 
 void conn_settle(struct core *core, struct conn *c)

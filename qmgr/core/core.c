@@ -31,9 +31,9 @@ int64_t core_jitter(struct core *core, int64_t ms)
 struct core *core_new(uint64_t seed, int64_t now_ms)
 {
 	struct core *core = xcalloc(1, sizeof(*core));
-	struct table *tables[] = {&core->named, &core->names, &core->domains, &core->dests,
-	    &core->vmtas, &core->queues, &core->lanes, &core->conns, &core->txs, &core->tls,
-	    &core->shares, &core->tenants, &core->campaigns};
+	struct table *tables[] = {&core->named, &core->providers, &core->entries, &core->pools,
+	    &core->names, &core->domains, &core->dests, &core->vmtas, &core->queues, &core->lanes,
+	    &core->conns, &core->txs, &core->tls, &core->shares, &core->tenants, &core->campaigns};
 	struct link *links[] = {&core->dirty, &core->starved, &core->waiters, &core->sweeping,
 	    &core->resolve_fifo, &core->idle, &core->tls_age};
 
@@ -110,9 +110,10 @@ static void free_places(struct core *core)
 void core_free(struct core **at)
 {
 	struct core *core = *at;
-	struct table *tables[] = {&core->named, &core->names, &core->domains, &core->dests,
-	    &core->vmtas, &core->queues, &core->lanes, &core->conns, &core->txs, &core->tls,
-	    &core->shares, &core->tenants, &core->campaigns, &core->states.marks};
+	struct table *tables[] = {&core->named, &core->providers, &core->entries, &core->pools,
+	    &core->names, &core->domains, &core->dests, &core->vmtas, &core->queues, &core->lanes,
+	    &core->conns, &core->txs, &core->tls, &core->shares, &core->tenants, &core->campaigns,
+	    &core->states.marks};
 
 	free_conns(core);
 	free_places(core);
@@ -131,27 +132,16 @@ void core_free(struct core **at)
 
 /* ---- configuration ---- */
 
-static void reread_domain(struct core *core, struct domain *d)
-{
-	bool literal = value_literal(core, name_str(d->name));
-	struct dest *from = d->literal ? d->own : d->site;
-
-	if (literal == d->literal)
-		return;
-	d->literal = literal;
-	domain_moved(core, d, from);
-}
-
 void core_configure(struct core *core, const struct conf *conf, int64_t now_ms)
 {
 	core_clock(core, now_ms);
 	value_configure(core, conf_clone(conf));
-	for (uint32_t i = 1; i <= core->queue_count; i++)
-		if (core->queue_at[i])
-			queue_values(core, core->queue_at[i]);
 	for (uint32_t i = 1; i <= core->domain_count; i++)
 		if (core->domain_at[i])
-			reread_domain(core, core->domain_at[i]);
+			domain_configured(core, core->domain_at[i]);
+	for (uint32_t i = 1; i <= core->queue_count; i++)
+		if (core->queue_at[i])
+			queue_configured(core, core->queue_at[i]);
 	state_configured(core);
 	conn_configured(core);
 	for (uint32_t i = 1; i <= core->queue_count; i++)
@@ -164,10 +154,12 @@ void core_configure(struct core *core, const struct conf *conf, int64_t now_ms)
 
 static struct lane *lane_for(struct core *core, const struct core_add *a, struct domain *d)
 {
-	struct queue *q = queue_get(core, domain_dest(core, d), vmta_get(core, a->vmta));
 	struct name *tenant = name_get(core, a->tenant), *campaign = name_get(core, a->campaign);
-	struct lane *lane = lane_get(core, q, tenant, campaign);
+	struct lane *lane;
+	struct place p;
 
+	place_find(core, d, vmta_get(core, a->vmta), &p);
+	lane = place_lane(core, &p, tenant, campaign);
 	name_drop(core, tenant);
 	name_drop(core, campaign);
 	return lane;

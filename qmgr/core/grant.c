@@ -350,7 +350,7 @@ static void job_aside(struct core *core, struct queue *q, job_ref ref, int64_t u
 static void nowhere(struct core *core, struct queue *q, job_ref ref, int mask, bool busy)
 {
 	struct domain *d = core->domain_at[core_at(core, ref)->domain];
-	int64_t until = first_until(q, d, core->now);
+	int64_t until = first_until(q, place_route(core, q, d), core->now);
 
 	if (mask == 0) { /* no source is usable now */
 		queue_hold(core, q, core->now + CORE_LOCAL_HOLD);
@@ -466,7 +466,7 @@ static void grant(struct core *core, struct queue *q, struct domain *d, const st
 	    conn_new(core, core->next_id++, worker, q, d, s ? name_str(s->address) : STR(""),
 		name_str(choice->host->name), choice->address, choice->host->port);
 
-	c->general = domain_best(d, c->host);
+	c->general = domain_best(place_route(core, q, d), c->host, c->port);
 	c->tls = tls_for(core, q, c->host);
 	if (t) {
 		t->opening++;
@@ -511,7 +511,7 @@ bool grant_next(struct core *core, struct queue *q, struct core_decision *out)
 		}
 		q->hold_ms = 0;
 		mask = families(core, q);
-		if (pick(core, q, d, mask, &choice)) {
+		if (pick(core, q, place_route(core, q, d), mask, &choice)) {
 			unwait(core, q);
 			grant(core, q, d, &choice, worker, out);
 			grant_wake(core);

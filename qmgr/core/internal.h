@@ -220,22 +220,68 @@ struct vmta {
 	struct node node;
 	struct name *name;
 	const struct conf_node *conf; /* NULL: not configured (any more) */
+	const struct conf_node *pool; /* whose settings hold for it; NULL: no pool's */
 	struct source *sources;	      /* owned */
 	size_t source_count, turn;
 	uint32_t queues;
 };
 struct vmta *vmta_get(struct core *core, struct str name);
 struct vmta *vmta_find(const struct core *core, struct str name);
+/* Of mail that names none; of a pool its first member. NULL: none is configured. */
+struct vmta *vmta_default(const struct core *core);
 void vmta_drop(struct core *core, struct vmta *v); /* frees it when nobody needs it */
 /* Whose sources and settings serve: its own, or the default's when it is not configured (any more).
  */
 struct vmta *vmta_acting(const struct core *core, struct vmta *v);
+/* Whose values: a domain's by name (""; none), and those of its provider (""; none). */
+struct value_of {
+	struct str domain, provider;
+};
+enum { VALUE_LAYERS = 9 }; /* the most specific first, then the default */
+void value_layers(const struct core *core, const struct value_of *of, struct vmta *vmta,
+    const struct conf_node *layers[VALUE_LAYERS]);
+/* The value that holds and its layer; VALUE_LAYERS: the default. opt is one of DOMAIN's. */
+int value_pick(
+    const struct conf_node *const *layers, enum conf_opt opt, const struct conf_value **value);
+const struct conf_value *value_at(const struct conf_node *layer, enum conf_opt opt);
+const char *value_layer_name(int layer);
 void value_resolve(
-    const struct core *core, struct str destination, struct vmta *vmta, struct values *v);
+    const struct core *core, const struct value_of *of, struct vmta *vmta, struct values *v);
 bool value_literal(const struct core *core, struct str domain); /* `domains` names it */
-void value_configure(struct core *core, struct conf *conf);	/* takes it */
+/* Everybody's section of that domain: the holder of its budget. NULL: none. */
+const struct conf_node *value_domain(const struct core *core, struct str domain);
+void value_learn(struct core *core, const struct conf_node *parent); /* its sections */
+void value_configure(struct core *core, struct conf *conf);	     /* takes it */
 void value_fini(struct core *core);
 int64_t value_step(const int64_t *list, size_t n, uint32_t failures); /* failures counts from 1 */
+
+/* ---- pool.c ---- */
+struct dest;
+struct route;
+struct pool;
+struct pool *pool_find(const struct core *core, struct str name);
+struct name *pool_name(const struct pool *pool);
+const struct conf_node *pool_conf(const struct pool *pool);
+bool pool_has(const struct pool *pool, const struct vmta *v);
+/* A member by weight: one that can send to that destination (NULL: anywhere), else any; NULL: none
+ * has a weight, or all are among `not`. */
+struct vmta *pool_draw(struct core *core, const struct pool *pool, const struct dest *dest,
+    struct vmta *const * not, size_t not_count);
+/* For mail of a member that cannot send: another one that can, or NULL. */
+struct vmta *pool_redraw(
+    struct core *core, const struct pool *pool, const struct dest *dest, struct vmta *v);
+/* Not paused, and with a source that is not disabled there. */
+bool pool_can_send(const struct core *core, const struct vmta *v, const struct dest *dest);
+void pool_configure(struct core *core, const struct conf_node *root);
+void pool_forget(struct core *core);
+
+/* ---- provider.c ---- */
+/* Whose provider's hosts these are: its name, or NULL. Borrowed until the next configuration. */
+struct name *provider_of_route(const struct core *core, const struct route *route);
+/* Its section; NULL: none is configured by that name. */
+const struct conf_node *provider_conf(const struct core *core, const struct name *name);
+void provider_configure(struct core *core, const struct conf_node *root);
+void provider_forget(struct core *core);
 
 /* ---- timers ---- */
 enum timer_kind {
@@ -270,6 +316,12 @@ struct domain {
 	uint32_t jobs, conns;
 	bool literal, asking, queued; /* asking: at the resolver; queued: in resolve_fifo */
 	bool answered;		      /* class says something */
+	bool fixed;		      /* not a domain, but the smtp-hosts that its name is */
+	bool implicit;		      /* no MX record: its address records serve */
+	struct name *asker;	      /* fixed: the domain that it was first wanted for */
+	struct name *provider;	      /* owned; whose the hosts of its route are; NULL: nobody's */
+	struct link users;	      /* queues of single domains whose mail takes its route */
+	int64_t used_ms;	      /* fixed, or another's route (queue-to): last wanted */
 	enum route_class class;
 	uint32_t dns_failures;
 	int64_t expires_ms, stale_ms; /* of the answer; of the route */
@@ -283,7 +335,8 @@ struct domain {
 struct dest {
 	struct node node;
 	struct name *name;
-	struct domain *own;	       /* NULL: a site */
+	struct domain *own;	       /* NULL: a site or provider */
+	bool rollup;		       /* a provider's */
 	uint32_t domains;	       /* whose site this is */
 	uint64_t best_hash, list_hash; /* 0: not known yet */
 	bool mixed;		       /* its domains differ in their worse hosts */
@@ -396,7 +449,10 @@ struct queue {
 	struct link lanes, shares, active; /* active: shares with ready jobs, in turn */
 	uint64_t n[8];			   /* jobs by state */
 	uint64_t delivered, deferred, bounced;
-	bool routed; /* cached dest_routed() */
+	bool routed;	      /* its mail may go: a site's or provider's, or its route is known */
+	struct link in_users; /* of route_of */
+	struct domain *route_of; /* of a single domain's queue: whose route its mail takes */
+	struct name *provider;	 /* owned; whose values and budget apply; NULL: nobody's */
 	/* connections */
 	struct link conns, idle, half; /* idle: nothing outstanding; half: room for one more */
 	struct limit limit;
@@ -496,7 +552,11 @@ struct core {
 	struct conf *conf; /* owned */
 	struct name *default_vmta, *host_name;
 	uint16_t default_port;
-	struct table named; /* entries of `domains`, see value.c */
+	struct table named; /* sections of domains and providers, see value.c */
+	struct table providers, entries, pools;
+	uint64_t prefixes[3]; /* lengths of networks of providers, see provider.c */
+	uint64_t told[256];   /* marks of errors that people were told of, see place_error() */
+	bool places, provider_places; /* any section, or a provider's, says where mail goes */
 	struct table names, domains, dests, vmtas, queues, lanes, conns, txs, tls;
 	struct table shares, tenants, campaigns;
 	struct job_store jobs;
@@ -548,35 +608,44 @@ void core_push(struct core *core, const struct pending *p, struct str status, st
 
 struct domain *domain_get(struct core *core, struct str name);
 struct domain *domain_find(const struct core *core, struct str name);
-struct dest *domain_dest(struct core *core, struct domain *d); /* where its mail goes now */
+/* The fixed route of that text, made for mail of `asker`. */
+struct domain *domain_fixed(struct core *core, struct str hosts, const struct domain *asker);
+struct domain *domain_find_fixed(const struct core *core, struct str hosts);
+struct dest *domain_own(struct core *core, struct domain *d); /* made if need be */
 void domain_want(struct core *core, struct domain *d); /* asks for a route if one is needed */
 void domain_idle(
     struct core *core, struct domain *d); /* starts the clock after which it is freed */
 bool domain_failed(const struct core *core, const struct domain *d, struct str *status);
 void domain_timer(struct core *core, struct domain *d);
 bool domain_next(struct core *core, struct core_decision *out);
+/* Mail that took its route is looked at anew; from: its site until now, or NULL. */
 void domain_moved(struct core *core, struct domain *d, struct dest *from);
-bool domain_best(const struct domain *d, const struct name *host);
+void domain_configured(struct core *core, struct domain *d); /* another configuration */
+bool domain_best(const struct domain *d, const struct name *host, uint16_t port);
 void domain_free(struct core *core, struct domain *d);
 
-/* Of a queue's name: [HOST] is a site, anything else a domain's own. */
+/* Of a queue's name: a provider's, or [HOST] a site, anything else a domain's own. */
 struct dest *dest_named(struct core *core, struct str name);
 struct dest *dest_find(const struct core *core, struct str name);
 struct dest *dest_get(struct core *core, struct str name, struct domain *own);
 /* The site of that route; `from` is the asking domain's site until now, or NULL. */
-struct dest *dest_for_route(struct core *core, const struct route *route, const struct dest *from);
+struct dest *dest_for_route(
+    struct core *core, const struct route *route, struct name *provider, const struct dest *from);
+struct dest *dest_provider(struct core *core, struct str name);
+struct dest *dest_find_provider(const struct core *core, struct str name);
 void dest_drop(struct core *core, struct dest *dest); /* frees it when nobody needs it */
-bool dest_routed(const struct dest *dest);
 struct path *dest_path(struct core *core, struct dest *dest, struct str source);
 void dest_path_drop(struct core *core, struct path *p); /* if it is of no more use */
 struct path *dest_path_find(const struct dest *dest, const struct name *source);
 
 struct queue *queue_get(struct core *core, struct dest *dest, struct vmta *vmta);
+struct queue *queue_at(const struct core *core, const struct dest *dest, const struct vmta *vmta);
 /* DESTINATION/VMTA, as in q->name: the queue, or NULL. */
 struct queue *queue_find(const struct core *core, struct str name);
 struct queue *queue_named(struct core *core, struct str name); /* made if need be; NULL: no name */
 void queue_dirty(struct core *core, struct queue *q);	       /* look at it in core_next() */
 void queue_rerouted(struct core *core, struct queue *q);
+void queue_configured(struct core *core, struct queue *q);
 void queue_values(struct core *core, struct queue *q);
 void queue_error(struct core *core, struct queue *q, struct str text, enum error_of of);
 void queue_hold(struct core *core, struct queue *q, int64_t until_ms);
@@ -597,6 +666,7 @@ void lane_move(struct core *core, struct job *j, struct lane *to);
 
 /* ---- mode.c, source.c, state.c ---- */
 void mode_apply(struct core *core, struct queue *q); /* q->v has changed, or the mode: makes q->e */
+/* q NULL: everywhere. */
 bool source_disabled(const struct core *core, const struct queue *q, const struct name *address);
 /* The state named `kind name` has changed: DECIDE_STATE will give it out. */
 void state_changed(struct core *core, struct str kind, struct str name);
@@ -613,6 +683,7 @@ void state_configured(struct core *core); /* offers what could not be taken so f
 
 /* ---- hold.c ---- */
 bool hold_queue(const struct queue *q); /* paused or suspended as a whole: no grant, nothing sent */
+bool hold_vmta(const struct core *core, const struct vmta *v); /* paused everywhere */
 struct hold_request {
 	enum core_scope scope;
 	struct str name, at;
@@ -677,8 +748,32 @@ void sweep_retime(struct core *core, struct queue *q);
 void outcome_retime(struct core *core, job_ref ref);
 
 /* ---- place.c: where mail goes ---- */
-/* The virtual MTA that mail of this destination and virtual MTA leaves by, reroutes followed. */
-struct vmta *place_vmta(struct core *core, struct dest *dest, struct vmta *vmta);
+struct place {
+	struct dest *dest;
+	struct domain *route; /* whose route is taken: the domain itself, a queue-to, smtp-hosts */
+	bool routed;	      /* else the mail waits in dest for that route */
+	struct vmta *vmta;
+	struct name *pool; /* from which the virtual MTA was drawn, or NULL; borrowed */
+};
+/* Where mail of that domain goes by that virtual MTA: destination and route. */
+void place_find(struct core *core, struct domain *d, struct vmta *vmta, struct place *p);
+/* The same without making anything: false, that place does not exist now. */
+bool place_look(const struct core *core, struct domain *d, struct vmta *vmta, struct place *p);
+/* The same for mail that has that virtual MTA now, drawn from that pool (NULL: none): reroutes are
+ * followed, and a member that cannot send is drawn anew. */
+void place_mail(
+    struct core *core, struct domain *d, struct vmta *vmta, struct name *pool, struct place *p);
+struct lane *place_lane(
+    struct core *core, const struct place *p, struct name *tenant, struct name *campaign);
+/* Tells people once of what the configuration cannot mean. */
+void place_error(struct core *core, struct str scope, const struct vmta *vmta, struct str text);
+/* Whose route mail of that domain takes in that queue. */
+struct domain *place_route(struct core *core, const struct queue *q, struct domain *d);
+/* Mail of that domain may go by this connection. */
+bool place_serves(struct core *core, const struct conn *c, struct domain *d);
+bool place_is_here(struct core *core, const struct queue *q, const struct job *j);
+/* When its address records serve no longer (bounce-upon-no-mx); NEVER: they do, or it has MX. */
+int64_t place_no_mx_ms(const struct core *core, const struct queue *q, const struct job *j);
 
 /* ---- budget.c ---- */
 enum budget_scope {

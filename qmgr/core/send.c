@@ -6,7 +6,8 @@
  * An idle connection goes first. A connection that works already gets a second transaction to go on
  * with, as long as the queue has more jobs ready than connections, so that the wire never idles and
  * no job waits behind another while a connection elsewhere is free. A connection to a worse MX host
- * takes its own domain's jobs only, and looks for them among the first CORE_LOOK jobs.
+ * takes its own domain's jobs only, and one at a provider those of domains that have its host among
+ * their best; such jobs are looked for among the first CORE_LOOK of the queue.
  */
 #include "qmgr/core/internal.h"
 
@@ -21,21 +22,24 @@ job_ref send_vet(struct core *core, struct queue *q, unsigned *budget)
 
 		if (outcome_moved(core, ref) || outcome_aged(core, ref))
 			continue;
-		domain_want(core, d); /* a new route, if this one's time is up */
+		domain_want(
+		    core, place_route(core, q, d)); /* a new route, if this one's time is up */
 		return ref;
 	}
 	return 0;
 }
 
-static job_ref look_in(
-    struct core *core, const struct link *ring, const struct domain *d, unsigned *looks)
+static job_ref look_in(struct core *core, const struct queue *q, const struct link *ring,
+    const struct conn *c, unsigned *looks)
 {
 	for (struct link *l = ring->next; l != ring; l = l->next) {
 		job_ref ref = lane_head(OWNER(l, struct lane, in_share));
 
 		for (; ref && !(ref & LIST_END) && *looks; ref = core_at(core, ref)->next) {
-			if (core_at(core, ref)->domain == d->index &&
-			    outcome_age(core, core_at(core, ref)) != AGE_EXPIRED)
+			const struct job *j = core_at(core, ref);
+
+			if (place_serves(core, c, core->domain_at[j->domain]) &&
+			    place_is_here(core, q, j) && outcome_age(core, j) != AGE_EXPIRED)
 				return ref;
 			--*looks;
 		}
@@ -43,20 +47,17 @@ static job_ref look_in(
 	return 0;
 }
 
-/* For a connection that serves one domain: that domain's first job, not far behind. */
-static job_ref look_for(struct core *core, const struct queue *q, const struct domain *d)
+/* For a connection that cannot serve what is next: the first job that it can, not far behind. */
+static job_ref look_for(struct core *core, const struct queue *q, const struct conn *c)
 {
 	unsigned looks = CORE_LOOK;
-	struct str status;
 
-	if (domain_failed(core, d, &status) || d->site != q->dest)
-		return 0;
 	for (struct link *s = q->active.next; s != &q->active; s = s->next) {
 		struct share *share = OWNER(s, struct share, in_active);
-		job_ref found = look_in(core, &share->urgent, d, &looks);
+		job_ref found = look_in(core, q, &share->urgent, c, &looks);
 
 		if (!found)
-			found = look_in(core, &share->active, d, &looks);
+			found = look_in(core, q, &share->active, c, &looks);
 		if (found || looks == 0)
 			return found;
 	}
@@ -133,9 +134,9 @@ static struct conn *choose(struct core *core, struct link *list, job_ref *ref)
 		job_ref own;
 
 		next = l->next;
-		if (c->general || c->domain->index == core_at(core, *ref)->domain)
+		if (place_serves(core, c, core->domain_at[core_at(core, *ref)->domain]))
 			return c;
-		own = look_for(core, c->queue, c->domain);
+		own = look_for(core, c->queue, c);
 		if (own) {
 			*ref = own;
 			return c;

@@ -49,7 +49,8 @@ static void precedence(void **state)
 		struct vmta *vmta = vmta_get(s->core, str_of(cases[i].vmta));
 		struct values v;
 
-		value_resolve(s->core, str_of(cases[i].domain), vmta, &v);
+		value_resolve(
+		    s->core, &(struct value_of){str_of(cases[i].domain), STR("")}, vmta, &v);
 		assert_int_equal(v.max_smtp_out, cases[i].smtp_out);
 		assert_int_equal(v.max_rcpt, cases[i].rcpt);
 		assert_int_equal(v.connect_ms, cases[i].connect_ms);
