@@ -11,6 +11,9 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+/* Matches of one report: as many as its field in msg.def can carry, at 14 bytes each. */
+enum { HITS_A_REPORT = 65536 / 14 };
+
 /* The clock of this turn: the last turn may have ended long ago. */
 static struct qmgr *wake(void *ctx)
 {
@@ -220,6 +223,22 @@ void on_conn_ready(void *ctx, struct chan *from_chan, struct msg_conn_ready *m)
 	decisions_drain(q, NULL);
 }
 
+/* False: malformed, and nothing is told. Who calls the core with the report does so at once. */
+static bool tell_hits(struct qmgr *q, struct str bytes)
+{
+	struct rule_hit hits[HITS_A_REPORT];
+	struct rd rd = rd_of(bytes.p, bytes.n);
+	size_t n = 0;
+	int rc = 1;
+	while (n < COUNT_OF(hits) && (rc = hit_take(&rd, &hits[n])) == 1)
+		n++;
+	if (rc < 0)
+		return false;
+	if (n > 0)
+		core_hits(q->core, hits, n);
+	return true;
+}
+
 static int take_results(struct decisions *d, struct str bytes, size_t *n)
 {
 	struct rd rd = rd_of(bytes.p, bytes.n);
@@ -247,6 +266,10 @@ void on_result(void *ctx, struct chan *from_chan, struct msg_result *m)
 		chan_close(from_chan, "result: malformed list of recipients");
 		return;
 	}
+	if (!tell_hits(q, m->hits)) {
+		chan_close(from_chan, "result: malformed list of matches");
+		return;
+	}
 	struct peer *peer = chan_data(from_chan);
 	peer->reports++;
 	qmgr_blame(q, m->id);
@@ -270,6 +293,10 @@ void on_conn_closed(void *ctx, struct chan *from_chan, struct msg_conn_closed *m
 		chan_close(from_chan, "conn closed: unknown cause");
 		return;
 	}
+	if (!tell_hits(q, m->hits)) {
+		chan_close(from_chan, "conn closed: malformed list of matches");
+		return;
+	}
 	struct peer *peer = chan_data(from_chan);
 	peer->reports++;
 	count_conn(peer, -1);
@@ -278,9 +305,15 @@ void on_conn_closed(void *ctx, struct chan *from_chan, struct msg_conn_closed *m
 	    .code = m->code,
 	    .was_ready = m->was_ready,
 	    .text = m->text};
+	struct core_conn_view conn;
+	char source[65] = "";
+	if (m->cause == CONN_LOCAL && core_conn(q->core, m->conn, &conn))
+		str_copy(source, sizeof(source), conn.source);
 	failures_conn(q, m);
 	core_conn_closed(q->core, m->conn, &failure, q->now_ms);
 	decisions_drain(q, NULL);
+	if (source[0] != '\0')
+		sources_suspect(q, str_of(source));
 }
 
 void on_have_conn(void *ctx, struct chan *from_chan, struct msg_have_conn *m)
