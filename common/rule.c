@@ -481,8 +481,7 @@ int hit_take(struct rd *r, struct rule_hit *hit)
 {
 	if (r->n == 0 && !r->bad)
 		return 0;
-	hit->rule = rd_u64(r);
-	hit->ordinal = rd_u16(r);
+	*hit = (struct rule_hit){.rule = rd_u64(r), .ordinal = rd_u16(r)};
 	hit->stage = rd_u8(r);
 	hit->object_kind = rd_u8(r);
 	hit->object = rd_str16(r);
