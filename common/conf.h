@@ -97,7 +97,7 @@ void conf_hints(const struct conf *c, struct buf *out);
 void conf_fill_defaults(struct conf *c);
 void conf_print(const struct conf *c, struct buf *out); /* parses to the same */
 /* consumers: bit 1 << proc_id; options for nobody among them are left out (they read as defaults).
- * File names of origins go to master and qmgr only. */
+ * File names of origins go to master, qmgr and the bouncer only. */
 void conf_encode(const struct conf *c, unsigned consumers, struct buf *out);
 struct conf *conf_decode(struct str bytes); /* NULL when malformed */
 struct conf *conf_clone(const struct conf *c);

@@ -10,7 +10,8 @@
  *
  * The decoder trusts nothing: counts are bounded by the bytes left, sections stand only where
  * config.def lets them, options only in their section and once, and numbers within their range. A
- * malformed piece gives NULL. File names of origins go to those who show them: master and qmgr.
+ * malformed piece gives NULL. File names of origins go to those who show them: master, qmgr and the
+ * bouncer.
  */
 #include "common/conf_impl.h"
 #include "common/types.h"
@@ -129,7 +130,8 @@ static void encode_node(
 
 void conf_encode(const struct conf *c, unsigned consumers, struct buf *out)
 {
-	bool with_files = (consumers & (1u << PROC_MASTER | 1u << PROC_qmgr)) != 0;
+	bool with_files =
+	    (consumers & (1u << PROC_MASTER | 1u << PROC_qmgr | 1u << PROC_bouncer)) != 0;
 	buf_u64(out, conf_fingerprint());
 	buf_u16(out, with_files ? (uint16_t)c->file_count : 0);
 	for (size_t i = 0; with_files && i < c->file_count; i++)

@@ -183,6 +183,49 @@ bool match_one(struct str pattern, struct str line)
 	return found;
 }
 
+/* --- patterns of our own -----------------------------------------------------------------------
+ */
+
+struct pattern_set {
+	struct pattern **patterns; /* owned */
+	size_t count;
+	struct runner runner;
+};
+
+struct pattern_set *pattern_set_new(const char *const *patterns, size_t count)
+{
+	struct pattern_set *set = xcalloc(1, sizeof(*set));
+	set->patterns = xcalloc(count, sizeof(*set->patterns));
+	set->count = count;
+	for (size_t i = 0; i < count; i++) {
+		set->patterns[i] = pattern_new(str_of(patterns[i]));
+		must(set->patterns[i]->code != NULL);
+	}
+	runner_init(&set->runner);
+	return set;
+}
+
+void pattern_set_free(struct pattern_set **set)
+{
+	if (!*set)
+		return;
+	for (size_t i = 0; i < (*set)->count; i++)
+		pattern_free(&(*set)->patterns[i]);
+	runner_fini(&(*set)->runner);
+	free((*set)->patterns);
+	free(*set);
+	*set = NULL;
+}
+
+int pattern_set_first(struct pattern_set *set, size_t from, size_t count, struct str line)
+{
+	must(from + count <= set->count);
+	for (size_t i = 0; i < count; i++)
+		if (run(&set->runner, set->patterns[from + i], line) == 1)
+			return (int)i;
+	return -1;
+}
+
 /* --- objects ---------------------------------------------------------------------------------- */
 
 /* Replies put names into brackets and quotes and full stops behind them: "IP [192.0.2.1]." */

@@ -24,5 +24,11 @@ size_t matcher_run(struct matcher *m, struct str lists, struct str line, enum sm
     bool own, struct rule_hit *hits, size_t max);
 /* NULL if the pattern is fine, else why not (static storage of at most 200 bytes). */
 const char *match_pattern_error(struct str pattern);
+/* Patterns of our own, which compile: a wrong one is a bug. Used by one thread at a time. */
+struct pattern_set;
+struct pattern_set *pattern_set_new(const char *const *patterns, size_t count);
+void pattern_set_free(struct pattern_set **set);
+/* The first that matches, of `count` from `from` on: its index from there; -1: none. */
+int pattern_set_first(struct pattern_set *set, size_t from, size_t count, struct str line);
 /* For tests of one pattern against one text. */
 bool match_one(struct str pattern, struct str line);

@@ -481,7 +481,8 @@ int hit_take(struct rd *r, struct rule_hit *hit)
 {
 	if (r->n == 0 && !r->bad)
 		return 0;
-	*hit = (struct rule_hit){.rule = rd_u64(r), .ordinal = rd_u16(r)};
+	hit->rule = rd_u64(r);
+	hit->ordinal = rd_u16(r);
 	hit->stage = rd_u8(r);
 	hit->object_kind = rd_u8(r);
 	hit->object = rd_str16(r);

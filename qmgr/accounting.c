@@ -3,6 +3,7 @@
  * Accounting records: PowerMTA's types and field names, then ours, as CSV (RFC 4180) or JSON lines.
  * One table of fields makes the header, the CSV line and the JSON object.
  */
+#include "common/classify.h"
 #include "common/log.h"
 #include "common/record.h"
 #include "qmgr/logger_lines.h"
@@ -63,7 +64,8 @@ struct fields {
 	uint64_t logged_ms, queued_ms, size, id;
 	struct str orig, rcpt, orcpt, status, diag, mta_name, address, source, esmtp, vmta,
 	    campaign, envid, queue, tenant, src_helo, src_client, pool, mode, rule;
-	bool has_attempt, has_delivery, discarded;
+	bool has_attempt, has_delivery, discarded, expired;
+	uint8_t stage; /* enum smtp_stage: where diag was said */
 	unsigned attempt;
 	bool uncertain;
 };
@@ -144,9 +146,18 @@ static void f_status(struct buf *b, const struct fields *f)
 {
 	buf_str(b, f->status);
 }
-static void f_empty(struct buf *b, const struct fields *f)
+/* The logger's thread only. */
+static void f_category(struct buf *b, const struct fields *f)
 {
-	(void)b, (void)f;
+	static struct classifier *classifier;
+	if ((f->type & (ACCOUNT_BOUNCED | ACCOUNT_DEFERRED)) == 0)
+		return;
+	if (classifier == NULL)
+		classifier = classifier_new();
+	enum bounce_category category = f->expired
+					    ? BOUNCE_MESSAGE_EXPIRED
+					    : classify(classifier, f->status, f->diag, f->stage);
+	buf_cstr(b, bounce_category_name(category));
 }
 static void f_smtp(struct buf *b, const struct fields *f)
 {
@@ -261,7 +272,7 @@ static const struct {
     {"dsnStatus", f_status, false},
     {"dsnDiag", f_diag, false},
     {"dsnMta", f_mta, false},
-    {"bounceCat", f_empty, false},
+    {"bounceCat", f_category, false},
     {"srcType", f_smtp, false},
     {"srcMta", f_src_mta, false},
     {"dlvType", f_dlv_type, false},
@@ -400,6 +411,8 @@ void account_outcome(struct buf *b, enum account_format format, const struct j_o
 	    .queue = rcpt->place.queue,
 	    .tenant = o->tenant,
 	    .has_attempt = true,
+	    .stage = r->stage,
+	    .expired = rcpt->outcome == OUTCOME_EXPIRED,
 	    .discarded = rcpt->outcome == OUTCOME_DELIVERED && o->transaction == 0,
 	    .attempt = rcpt->attempts +
 		       (rcpt->outcome != OUTCOME_DEFERRED && o->transaction != 0 ? 1U : 0U),

@@ -316,7 +316,7 @@ static void put_meta(struct qmgr *q, struct commit_task *t)
 	    .log_pos = logger_pos(q->logger),
 	    .next_segment = q->segments.next_number + 64, /* ahead of use */
 	    .commit_ms = q->now_ms,
-	    .clean = q->saved && journal_is_idle(q->journal)};
+	    .clean = q->saved};
 	size_t at = store_ops_put_begin(&t->ops, STORE_META, &key);
 	row_meta_encode(&t->ops.b, &t->meta);
 	store_ops_put_end(&t->ops, at);

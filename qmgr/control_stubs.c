@@ -76,3 +76,22 @@ WEAK size_t core_queue_notes(
 {
 	return 0;
 }
+WEAK void core_hits(struct core *core, const struct rule_hit *hits, size_t n)
+{
+}
+WEAK void core_source_bindable(struct core *core, struct str address, bool ok, int64_t now_ms)
+{
+}
+WEAK void core_unclean(struct core *core, int64_t now_ms)
+{
+}
+WEAK int core_disable_source(struct core *core, struct str address, struct str queue,
+    int64_t until_ms, struct str who, int64_t now_ms)
+{
+	return -ENOENT;
+}
+WEAK size_t core_enable_source(
+    struct core *core, struct str address, struct str queue, struct str who, int64_t now_ms)
+{
+	return 0;
+}

@@ -430,7 +430,7 @@ void decisions_carry_out(
 {
 	switch (d->kind) {
 	case DECIDE_RESOLVE:
-		routes_ask(q, d->domain);
+		routes_ask(q, d->domain, d->hosts);
 		break;
 	case DECIDE_GRANT:
 		if (!q->stopping)

@@ -11,6 +11,9 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+/* Matches of one report: as many as its field in msg.def can carry, at 14 bytes each. */
+enum { HITS_A_REPORT = 65536 / 14 };
+
 /* The clock of this turn: the last turn may have ended long ago. */
 static struct qmgr *wake(void *ctx)
 {
@@ -180,7 +183,8 @@ void on_route(void *ctx, struct chan *from_chan, struct msg_route *m)
 {
 	struct qmgr *q = wake(ctx);
 	(void)from_chan;
-	if (m->route_class >= ROUTE_CLASS_COUNT || !routes_answered(q, m->query, m->domain))
+	char *fixed;
+	if (m->route_class >= ROUTE_CLASS_COUNT || !routes_answered(q, m->query, m->domain, &fixed))
 		return; /* asked by an older qmgr, or twice */
 	struct route_host *hosts = xcalloc(ROUTE_HOSTS_MAX, sizeof(*hosts));
 	struct rd rd = rd_of(m->hosts.p, m->hosts.n);
@@ -191,9 +195,18 @@ void on_route(void *ctx, struct chan *from_chan, struct msg_route *m)
 	if (rc < 0)
 		chan_close(from_chan, "route: malformed list of hosts");
 	else
-		core_route(
-		    q->core, m->domain, m->route_class, m->ttl_s, m->text, hosts, n, q->now_ms);
+		core_route(q->core,
+		    &(struct core_answer){.domain = m->domain,
+			.fixed = str_of(fixed),
+			.class = m->route_class,
+			.implicit = m->implicit,
+			.ttl_s = m->ttl_s,
+			.text = m->text,
+			.hosts = hosts,
+			.host_count = n},
+		    q->now_ms);
 	free(hosts);
+	free(fixed);
 	decisions_drain(q, NULL);
 	if (rc >= 0 && m->route_class == ROUTE_TEMPORARY)
 		failures_route(q, m->domain, m->text);
@@ -208,6 +221,22 @@ void on_conn_ready(void *ctx, struct chan *from_chan, struct msg_conn_ready *m)
 	(void)from_chan;
 	core_conn_ready(q->core, m->conn, m->rcpt_max, m->mail_max, q->now_ms);
 	decisions_drain(q, NULL);
+}
+
+/* False: malformed, and nothing is told. Who calls the core with the report does so at once. */
+static bool tell_hits(struct qmgr *q, struct str bytes)
+{
+	struct rule_hit hits[HITS_A_REPORT];
+	struct rd rd = rd_of(bytes.p, bytes.n);
+	size_t n = 0;
+	int rc = 1;
+	while (n < COUNT_OF(hits) && (rc = hit_take(&rd, &hits[n])) == 1)
+		n++;
+	if (rc < 0)
+		return false;
+	if (n > 0)
+		core_hits(q->core, hits, n);
+	return true;
 }
 
 static int take_results(struct decisions *d, struct str bytes, size_t *n)
@@ -237,6 +266,10 @@ void on_result(void *ctx, struct chan *from_chan, struct msg_result *m)
 		chan_close(from_chan, "result: malformed list of recipients");
 		return;
 	}
+	if (!tell_hits(q, m->hits)) {
+		chan_close(from_chan, "result: malformed list of matches");
+		return;
+	}
 	struct peer *peer = chan_data(from_chan);
 	peer->reports++;
 	qmgr_blame(q, m->id);
@@ -260,6 +293,10 @@ void on_conn_closed(void *ctx, struct chan *from_chan, struct msg_conn_closed *m
 		chan_close(from_chan, "conn closed: unknown cause");
 		return;
 	}
+	if (!tell_hits(q, m->hits)) {
+		chan_close(from_chan, "conn closed: malformed list of matches");
+		return;
+	}
 	struct peer *peer = chan_data(from_chan);
 	peer->reports++;
 	count_conn(peer, -1);
@@ -268,9 +305,15 @@ void on_conn_closed(void *ctx, struct chan *from_chan, struct msg_conn_closed *m
 	    .code = m->code,
 	    .was_ready = m->was_ready,
 	    .text = m->text};
+	struct core_conn_view conn;
+	char source[65] = "";
+	if (m->cause == CONN_LOCAL && core_conn(q->core, m->conn, &conn))
+		str_copy(source, sizeof(source), conn.source);
 	failures_conn(q, m);
 	core_conn_closed(q->core, m->conn, &failure, q->now_ms);
 	decisions_drain(q, NULL);
+	if (source[0] != '\0')
+		sources_suspect(q, str_of(source));
 }
 
 void on_have_conn(void *ctx, struct chan *from_chan, struct msg_have_conn *m)

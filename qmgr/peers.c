@@ -186,8 +186,10 @@ static void connect_peer(struct qmgr *q, struct peer *peer)
 	if (peer->process == PROC_smtp_out) {
 		core_worker_up(q->core, peer->instance, q->now_ms);
 		decisions_drain(q, NULL);
+		sources_peer_up(q, PROC_smtp_out);
 	} else if (peer->process == PROC_resolver) {
 		routes_ask_again(q);
+		sources_peer_up(q, PROC_resolver);
 	}
 }
 

@@ -57,10 +57,12 @@ static void open_index(struct qmgr *q)
 		die(EX_DATAERR,
 		    "the index has no valid head (%s), but there is mail in the spool; %s",
 		    strerror(-rc), REBUILD_ADVICE);
-	if (rc == 0)
+	if (rc == 0) {
 		q->segments.next_number = q->commit.meta.next_segment;
-	else
+	} else {
 		q->segments.next_number = 1;
+		q->commit.meta.clean = fresh; /* nothing was before */
+	}
 }
 
 static void journal_part(void *ctx, uint64_t pos, unsigned char *bytes, size_t n)
@@ -170,6 +172,13 @@ static void end_rows(struct qmgr *q)
 	peers_connect_writers(q);
 }
 
+/* Else mail may have left of which the core's memory, as it was kept, knows nothing. */
+static bool stopped_cleanly(const struct qmgr *q)
+{
+	const struct recover *r = &q->recover;
+	return q->commit.meta.clean && !r->redo->intents && !r->unclean && !r->rebuild;
+}
+
 static void rows_step(struct qmgr *q)
 {
 	struct redo *redo = q->recover.redo;
@@ -191,6 +200,8 @@ static void rows_step(struct qmgr *q)
 		break;
 	case STEP_RESTORE:
 		through = states_restore(q);
+		if (through && !stopped_cleanly(q))
+			core_unclean(q->core, q->now_ms);
 		break;
 	case STEP_RCPTS:
 		through = recover_load(q, STORE_RCPT);

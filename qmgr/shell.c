@@ -59,6 +59,7 @@ void qmgr_configure(struct qmgr *q, const struct conf *conf)
 	if (q->admission.max_recipients == 0)
 		q->admission.max_recipients = admission_auto(q);
 	q->accounts_received = wants_received(q->conf);
+	sources_configure(q);
 	if (q->logger != NULL)
 		logger_configure(q->logger, q->conf);
 }
@@ -131,6 +132,7 @@ void qmgr_fini(struct qmgr *q)
 	decisions_fini(q);
 	events_fini(q);
 	rule_counts_fini(q);
+	sources_fini(q);
 	routes_fini(q);
 	segments_fini(q);
 	store_close(&q->store);
@@ -151,6 +153,7 @@ void qmgr_serve(struct qmgr *q)
 	core_start(q->core, q->now_ms);
 	decisions_drain(q, NULL);
 	admission_start(q);
+	sources_round(q);
 	worker_ready(q->worker);
 }
 

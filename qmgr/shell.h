@@ -165,6 +165,36 @@ struct failures {
 void failures_conn(struct qmgr *q, const struct msg_conn_closed *m); /* before the core hears it */
 void failures_route(struct qmgr *q, struct str domain, struct str text);
 
+/* ---- sources.c: our own addresses ---- */
+struct source { /* one of a virtual MTA */
+	char address[65], ehlo[256], vmta[101];
+	bool binding, bind_in_pass, naming; /* questions that are out */
+	bool bind_known, names_known;
+	bool missing, confirmed, ehlo_matches;
+	char *why, *name, *listed; /* owned; why it cannot be bound, its reverse name, blocklists */
+	int64_t tried_ms;
+};
+struct source_pass {
+	size_t next, out; /* not yet asked; asked and not answered */
+};
+struct source_ask; /* sources_ask.c */
+struct sources {
+	struct source **list; /* owned */
+	size_t count;
+	uint16_t round;
+	struct source_pass bind, names;
+	struct loop_timer hourly, retry, late;
+	struct source_ask *asks; /* owned; who waits for the round's end */
+};
+void sources_configure(struct qmgr *q); /* from q->conf; checks them when we serve already */
+void sources_round(struct qmgr *q);	/* checks all */
+bool sources_round_is_over(const struct qmgr *q);
+void sources_peer_up(struct qmgr *q, enum proc_id process);
+void sources_suspect(struct qmgr *q, struct str address); /* a connection from it failed here */
+void sources_fini(struct qmgr *q);
+void sources_tell(struct qmgr *q, bool late); /* answers those who wait, if the round is over */
+void sources_asks_fini(struct qmgr *q);
+
 /* ---- states.c: what the core remembers of things that are no jobs ---- */
 void states_keep(struct qmgr *q, const struct core_decision *d);
 
@@ -292,8 +322,9 @@ struct routes {
 	struct map waiting; /* query → struct route_query */
 	uint32_t next_query;
 };
-void routes_ask(struct qmgr *q, struct str domain);
-bool routes_answered(struct qmgr *q, uint32_t query, struct str domain); /* false: not asked */
+void routes_ask(struct qmgr *q, struct str domain, struct str fixed); /* "": its MX */
+/* False: not asked. *fixed: as it was asked; the caller frees it. */
+bool routes_answered(struct qmgr *q, uint32_t query, struct str domain, char **fixed);
 void routes_ask_again(struct qmgr *q);
 void routes_fini(struct qmgr *q);
 
@@ -374,6 +405,7 @@ struct qmgr {
 	struct decisions decisions;
 	struct failures failures;
 	struct events events;
+	struct sources sources;
 	struct bounces bounces;
 	struct commit commit;
 	struct admission admission;

@@ -31,11 +31,11 @@ int64_t core_jitter(struct core *core, int64_t ms)
 struct core *core_new(uint64_t seed, int64_t now_ms)
 {
 	struct core *core = xcalloc(1, sizeof(*core));
-	struct table *tables[] = {&core->named, &core->names, &core->domains, &core->dests,
-	    &core->vmtas, &core->queues, &core->lanes, &core->conns, &core->txs, &core->tls,
-	    &core->shares, &core->tenants, &core->campaigns};
-	struct link *links[] = {&core->dirty, &core->unserved, &core->sweeping,
-	    &core->resolve_fifo, &core->tls_age};
+	struct table *tables[] = {&core->named, &core->providers, &core->entries, &core->pools,
+	    &core->names, &core->domains, &core->dests, &core->vmtas, &core->queues, &core->lanes,
+	    &core->conns, &core->txs, &core->tls, &core->shares, &core->tenants, &core->campaigns};
+	struct link *links[] = {&core->dirty, &core->starved, &core->waiters, &core->sweeping,
+	    &core->resolve_fifo, &core->idle, &core->tls_age};
 
 	core->seed = hash_mix(seed, UINT64_C(0x506f737465726e));
 	core->random = seed;
@@ -48,11 +48,10 @@ struct core *core_new(uint64_t seed, int64_t now_ms)
 	job_store_init(&core->jobs);
 	due_init(&core->due, now_ms);
 	core->wheel = wheel_new(now_ms);
-	budget_init(core);
 	core->default_vmta = name_get(core, STR("default"));
 	core->host_name = name_get(core, STR(""));
-	core->no_source = name_keep(core->host_name);
 	core->default_port = 25;
+	core->total.max = 20000;
 	/* Numbers of connections and transactions go on after a restart: time is part of them. */
 	core->next_id = ((uint64_t)now_ms << 20 & INT64_MAX) | 1;
 	core->ring_cap = 256;
@@ -97,8 +96,6 @@ static void free_places(struct core *core)
 		if (core->domain_at[i])
 			domain_free(core, core->domain_at[i]);
 	grant_tls_forget(core, true);
-	budget_fini(core);
-	name_drop(core, core->no_source);
 	state_fini(core);
 	value_fini(core);
 	free(core->lane_at);
@@ -113,9 +110,10 @@ static void free_places(struct core *core)
 void core_free(struct core **at)
 {
 	struct core *core = *at;
-	struct table *tables[] = {&core->named, &core->names, &core->domains, &core->dests,
-	    &core->vmtas, &core->queues, &core->lanes, &core->conns, &core->txs, &core->tls,
-	    &core->shares, &core->tenants, &core->campaigns, &core->states.marks};
+	struct table *tables[] = {&core->named, &core->providers, &core->entries, &core->pools,
+	    &core->names, &core->domains, &core->dests, &core->vmtas, &core->queues, &core->lanes,
+	    &core->conns, &core->txs, &core->tls, &core->shares, &core->tenants, &core->campaigns,
+	    &core->states.marks};
 
 	free_conns(core);
 	free_places(core);
@@ -134,43 +132,34 @@ void core_free(struct core **at)
 
 /* ---- configuration ---- */
 
-static void reread_domain(struct core *core, struct domain *d)
-{
-	bool literal = value_literal(core, name_str(d->name));
-	struct dest *from = d->literal ? d->own : d->site;
-
-	if (literal == d->literal)
-		return;
-	d->literal = literal;
-	domain_moved(core, d, from);
-}
-
 void core_configure(struct core *core, const struct conf *conf, int64_t now_ms)
 {
 	core_clock(core, now_ms);
 	value_configure(core, conf_clone(conf));
-	budget_configure(core);
-	for (uint32_t i = 1; i <= core->queue_count; i++)
-		if (core->queue_at[i])
-			queue_values(core, core->queue_at[i]);
 	for (uint32_t i = 1; i <= core->domain_count; i++)
 		if (core->domain_at[i])
-			reread_domain(core, core->domain_at[i]);
+			domain_configured(core, core->domain_at[i]);
+	for (uint32_t i = 1; i <= core->queue_count; i++)
+		if (core->queue_at[i])
+			queue_configured(core, core->queue_at[i]);
 	state_configured(core);
 	conn_configured(core);
 	for (uint32_t i = 1; i <= core->queue_count; i++)
 		if (core->queue_at[i])
 			queue_dirty(core, core->queue_at[i]);
+	grant_wake(core);
 }
 
 /* ---- jobs come in ---- */
 
 static struct lane *lane_for(struct core *core, const struct core_add *a, struct domain *d)
 {
-	struct queue *q = queue_get(core, domain_dest(core, d), vmta_get(core, a->vmta));
 	struct name *tenant = name_get(core, a->tenant), *campaign = name_get(core, a->campaign);
-	struct lane *lane = lane_get(core, q, tenant, campaign);
+	struct lane *lane;
+	struct place p;
 
+	place_find(core, d, vmta_get(core, a->vmta), &p);
+	lane = place_lane(core, &p, tenant, campaign);
 	name_drop(core, tenant);
 	name_drop(core, campaign);
 	return lane;
@@ -302,12 +291,6 @@ static void on_timer(void *ctx, struct wheel_node *node)
 		break;
 	case TIMER_DOMAIN:
 		domain_timer(core, OWNER(t, struct domain, timer));
-		break;
-	case TIMER_LIMIT:
-		limiter_timer(core, t);
-		break;
-	case TIMER_LEVEL:
-		level_timer(core, t);
 		break;
 	case TIMER_STATE:
 		state_timer(core, t);
@@ -442,16 +425,12 @@ static bool pop(struct core *core, struct core_decision *d)
 /* One decision of one queue. Sending comes first: it costs the least and frees the most. */
 static bool step(struct core *core, struct queue *q, struct core_decision *d)
 {
-	enum send_found found = send_next(core, q, d);
-	bool granted = false;
+	bool again = false, found;
 
-	if (found == SEND_NONE || found == SEND_SPARE)
-		granted = grant_next(core, q, found == SEND_SPARE, d);
-	else if (found == SEND_HELD)
-		grant_unwait(core, q);
-	if (found == SEND_ONE || found == SEND_AGAIN || granted)
+	found = send_next(core, q, d, &again) || (!again && grant_next(core, q, d));
+	if (found || again)
 		queue_dirty(core, q);
-	return found == SEND_ONE || granted;
+	return found;
 }
 
 bool core_next(struct core *core, struct core_decision *d)

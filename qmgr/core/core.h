@@ -93,9 +93,17 @@ job_ref core_add(struct core *core, const struct core_add *job, int64_t now_ms);
 /* Before start nothing is granted or sent: recovery adds jobs, workers report what they still have.
  * core_start(): jobs still JOB_IN_DOUBT become JOB_UNCERTAIN. */
 void core_start(struct core *core, int64_t now_ms);
-/* The answer to DECIDE_RESOLVE. hosts sorted by preference; copied. */
-void core_route(struct core *core, struct str domain, enum route_class class, uint32_t ttl_s,
-    struct str text, const struct route_host *hosts, size_t host_count, int64_t now_ms);
+/* The answer to DECIDE_RESOLVE. Copied. */
+struct core_answer {
+	struct str domain, fixed; /* as in the question's domain and hosts */
+	enum route_class class;
+	bool implicit; /* it has no MX record: its own address records serve */
+	uint32_t ttl_s;
+	struct str text;
+	const struct route_host *hosts; /* sorted by preference */
+	size_t host_count;
+};
+void core_route(struct core *core, const struct core_answer *answer, int64_t now_ms);
 void core_worker_up(struct core *core, unsigned worker, int64_t now_ms); /* an smtp-out instance */
 /* It died: its connections are gone, its jobs in flight become uncertain and wait. */
 void core_worker_down(struct core *core, unsigned worker, int64_t now_ms);
@@ -137,7 +145,7 @@ int64_t core_next_ms(const struct core *core); /* when to tick at the latest; IN
 
 /* ---- decisions ---- */
 enum core_decision_kind {
-	DECIDE_RESOLVE, /* domain */
+	DECIDE_RESOLVE, /* domain; hosts: not its MX, but these, as smtp-hosts has them */
 	DECIDE_GRANT,	/* worker, conn, grant */
 	DECIDE_SEND,  /* worker, conn, transaction, jobs: one message's recipients of one domain */
 	DECIDE_CLOSE, /* worker, conn, hard */
@@ -193,7 +201,7 @@ struct core_decision {
 	enum core_decision_kind kind;
 	unsigned worker;
 	uint64_t conn, transaction;
-	struct str domain;
+	struct str domain, hosts;
 	bool hard;
 	struct core_grant grant;
 	const job_ref *jobs; /* of SEND */

@@ -1,31 +1,55 @@
 /* SPDX-License-Identifier: ISC */
 /*
  * Destinations and paths. A destination is a domain of its own (named in `domains`, or not routed
- * yet), or a site: all domains with the same set of best MX hosts, named [LOWEST-HOST]. Two
- * different sets may share their lowest host; the second then gets a mark from a hash of the set
- * behind its name, [LOWEST-HOST~HASH], so that what one domain puts into its MX records never
- * disturbs another's queue.
+ * yet), a provider's, named by it, or a site: all domains with the same set of best MX hosts, named
+ * [LOWEST-HOST]. Two different sets may share their lowest host; the second then gets a mark from a
+ * hash of the set behind its name, [LOWEST-HOST~HASH], so that what one domain puts into its MX
+ * records never disturbs another's queue.
  *
  * Within a site every best host serves every domain; worse hosts serve the domain that names them.
+ * Within a provider's destination a host serves the domains that have it among their best.
  */
 #include "qmgr/core/internal.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct dest *dest_find(const struct core *core, struct str name)
+static struct dest *find(
+    const struct core *core, struct str name, bool rollup, const struct domain *own)
 {
 	uint64_t hash = hash_bytes(core->seed, name);
 
-	for (struct node *i = table_first(&core->dests, hash); i; i = table_next(i))
-		if (str_eq(name_str(OWNER(i, struct dest, node)->name), name))
-			return OWNER(i, struct dest, node);
+	for (struct node *i = table_first(&core->dests, hash); i; i = table_next(i)) {
+		struct dest *dest = OWNER(i, struct dest, node);
+
+		if (dest->rollup == rollup && dest->own == own &&
+		    str_eq(name_str(dest->name), name))
+			return dest;
+	}
 	return NULL;
+}
+
+struct dest *dest_find_provider(const struct core *core, struct str name)
+{
+	return find(core, name, true, NULL);
+}
+
+struct dest *dest_find(const struct core *core, struct str name)
+{
+	struct dest *dest = find(core, name, true, NULL);
+	const struct domain *d;
+
+	if (!dest)
+		dest = find(core, name, false, NULL);
+	if (dest)
+		return dest;
+	d = domain_find(core, name);
+	return d ? d->own : NULL;
 }
 
 struct dest *dest_get(struct core *core, struct str name, struct domain *own)
 {
-	struct dest *dest = dest_find(core, name);
+	struct dest *dest = find(core, name, false, own);
 
 	if (dest)
 		return dest;
@@ -38,16 +62,33 @@ struct dest *dest_get(struct core *core, struct str name, struct domain *own)
 	return dest;
 }
 
+struct dest *dest_provider(struct core *core, struct str name)
+{
+	struct dest *dest = dest_find_provider(core, name);
+
+	if (!dest) {
+		dest = xcalloc(1, sizeof(*dest));
+		dest->name = name_get(core, name);
+		dest->rollup = true;
+		link_init(&dest->queues);
+		link_init(&dest->paths);
+		table_add(&core->dests, &dest->node, hash_bytes(core->seed, name));
+	}
+	return dest;
+}
+
 struct dest *dest_named(struct core *core, struct str name)
 {
-	struct domain *d;
+	struct name *known;
+	struct dest *dest = NULL;
 
-	if (name.p[0] == '[')
+	if (name.n && name.p[0] == '[')
 		return dest_get(core, name, NULL);
-	d = domain_get(core, name);
-	if (!d->own)
-		d->own = dest_get(core, name, d);
-	return d->own;
+	known = name_get(core, name);
+	if (provider_conf(core, known))
+		dest = dest_provider(core, name);
+	name_drop(core, known);
+	return dest ? dest : domain_own(core, domain_get(core, name));
 }
 
 static const struct name *lowest_best(const struct route *route)
@@ -65,7 +106,7 @@ static const struct name *lowest_best(const struct route *route)
 	return low;
 }
 
-struct dest *dest_for_route(struct core *core, const struct route *route, const struct dest *from)
+static struct dest *site_of(struct core *core, const struct route *route)
 {
 	struct str low = name_str(lowest_best(route));
 	char name[300];
@@ -78,6 +119,15 @@ struct dest *dest_for_route(struct core *core, const struct route *route, const 
 		dest = dest_get(core, (struct str){name, (size_t)n}, NULL);
 	}
 	dest->best_hash = route->best_hash;
+	return dest;
+}
+
+struct dest *dest_for_route(
+    struct core *core, const struct route *route, struct name *provider, const struct dest *from)
+{
+	struct dest *dest =
+	    provider ? dest_provider(core, name_str(provider)) : site_of(core, route);
+
 	/* use_route() holds `from` once more: without other domains there is nothing to differ
 	 * from. */
 	if (dest->domains <= (dest == from ? 2u : 0u))
@@ -86,11 +136,6 @@ struct dest *dest_for_route(struct core *core, const struct route *route, const 
 		dest->mixed = true;
 	dest->list_hash = route->list_hash;
 	return dest;
-}
-
-bool dest_routed(const struct dest *dest)
-{
-	return !dest->own || (dest->own->literal && dest->own->route);
 }
 
 struct path *dest_path_find(const struct dest *dest, const struct name *source)
@@ -116,8 +161,8 @@ struct path *dest_path(struct core *core, struct dest *dest, struct str source)
 	}
 	p = xcalloc(1, sizeof(*p));
 	p->source = name;
+	p->conns.max = UINT32_MAX; /* no limit of this kind is configured yet */
 	link_append(&dest->paths, &p->in_dest);
-	limit_path(core, dest, p);
 	return p;
 }
 
@@ -127,7 +172,6 @@ void dest_path_drop(struct core *core, struct path *p)
 		return;
 	link_remove(&p->in_dest);
 	name_drop(core, p->source);
-	budget_close(core, &p->own);
 	free(p);
 }
 

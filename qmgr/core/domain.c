@@ -2,7 +2,9 @@
 /*
  * Recipient domains and their routes. Each domain has its own route, whatever destination it
  * shares; a route is asked for once, used while the new one is on its way, and for a day if none
- * can be had.
+ * can be had. Fixed routes (smtp-hosts) are domains likewise, whose name is the text of the option:
+ * however many domains take one, it is asked for once. Which route a domain's mail takes is
+ * place.c's business.
  *
  * What the resolver's answer means:
  *   OK         mail goes to the domain's own queue if `domains` names it, else to its site's
@@ -47,46 +49,79 @@ static uint32_t domain_number(struct core *core, struct domain *d)
 	return i;
 }
 
+static uint64_t domain_hash(const struct core *core, struct str name, bool fixed)
+{
+	return hash_bytes(core->seed, name) + fixed;
+}
+
+static struct domain *find(const struct core *core, struct str name, bool fixed)
+{
+	uint64_t hash = domain_hash(core, name, fixed);
+
+	for (struct node *i = table_first(&core->domains, hash); i; i = table_next(i)) {
+		struct domain *d = OWNER(i, struct domain, node);
+
+		if (d->fixed == fixed && str_eq(name_str(d->name), name))
+			return d;
+	}
+	return NULL;
+}
+
 struct domain *domain_find(const struct core *core, struct str name)
 {
-	uint64_t hash = hash_bytes(core->seed, name);
+	return find(core, name, false);
+}
 
-	for (struct node *i = table_first(&core->domains, hash); i; i = table_next(i))
-		if (str_eq(name_str(OWNER(i, struct domain, node)->name), name))
-			return OWNER(i, struct domain, node);
-	return NULL;
+struct domain *domain_find_fixed(const struct core *core, struct str hosts)
+{
+	return find(core, hosts, true);
+}
+
+static struct domain *domain_new(struct core *core, struct str name, bool fixed)
+{
+	struct domain *d = xcalloc(1, sizeof(*d));
+
+	d->name = name_get(core, name);
+	d->fixed = fixed;
+	d->index = domain_number(core, d);
+	d->literal = !fixed && value_literal(core, name);
+	d->timer.kind = TIMER_DOMAIN;
+	link_init(&d->fifo);
+	link_init(&d->users);
+	table_add(&core->domains, &d->node, domain_hash(core, name, fixed));
+	domain_idle(core, d);
+	return d;
 }
 
 struct domain *domain_get(struct core *core, struct str name)
 {
 	struct domain *d = domain_find(core, name);
 
-	if (d)
-		return d;
-	d = xcalloc(1, sizeof(*d));
-	d->name = name_get(core, name);
-	d->index = domain_number(core, d);
-	d->literal = value_literal(core, name);
-	d->timer.kind = TIMER_DOMAIN;
-	link_init(&d->fifo);
-	table_add(&core->domains, &d->node, hash_bytes(core->seed, name));
-	domain_idle(core, d);
+	return d ? d : domain_new(core, name, false);
+}
+
+struct domain *domain_fixed(struct core *core, struct str hosts, const struct domain *asker)
+{
+	struct domain *d = domain_find_fixed(core, hosts);
+
+	if (!d) {
+		d = domain_new(core, hosts, true);
+		d->asker = name_keep(asker->name);
+	}
 	return d;
 }
 
-struct dest *domain_dest(struct core *core, struct domain *d)
+struct dest *domain_own(struct core *core, struct domain *d)
 {
-	if (d->site && !d->literal)
-		return d->site;
 	if (!d->own)
 		d->own = dest_get(core, name_str(d->name), d);
 	return d->own;
 }
 
-bool domain_best(const struct domain *d, const struct name *host)
+bool domain_best(const struct domain *d, const struct name *host, uint16_t port)
 {
 	for (uint32_t i = 0; d->route && i < d->route->best_count; i++)
-		if (d->route->host[i].name == host)
+		if (d->route->host[i].name == host && d->route->host[i].port == port)
 			return true;
 	return false;
 }
@@ -108,6 +143,7 @@ static bool fresh(const struct core *core, const struct domain *d)
 
 void domain_want(struct core *core, struct domain *d)
 {
+	d->used_ms = core->now;
 	if (d->asking || d->queued || fresh(core, d))
 		return;
 	if (core->now < d->ask_ms) {
@@ -130,7 +166,9 @@ bool domain_next(struct core *core, struct core_decision *out)
 	d->asking = true;
 	core->resolving++;
 	wheel_add(core->wheel, &d->timer.node, core->now + CORE_RESOLVE_TIMEOUT);
-	*out = (struct core_decision){.kind = DECIDE_RESOLVE, .domain = name_str(d->name)};
+	*out = (struct core_decision){.kind = DECIDE_RESOLVE,
+	    .domain = name_str(d->fixed ? d->asker : d->name),
+	    .hosts = d->fixed ? name_str(d->name) : STR("")};
 	return true;
 }
 
@@ -221,19 +259,67 @@ static void set_site(struct core *core, struct domain *d, struct dest *site)
 /* Mail of this domain that stands elsewhere moves there, and what waited for the route goes on. */
 void domain_moved(struct core *core, struct domain *d, struct dest *from)
 {
-	struct dest *to = domain_dest(core, d), *both[] = {from, d->own, to};
+	struct dest *rollups[] = {from, d->site == from ? NULL : d->site};
+	struct link *next;
 
-	for (size_t i = 0; i < COUNT_OF(both); i++) {
-		for (struct link *l = both[i] ? both[i]->queues.next : NULL;
-		     l && l != &both[i]->queues; l = l->next) {
+	for (size_t i = 0; i < COUNT_OF(rollups); i++) {
+		struct dest *at = rollups[i];
+
+		for (struct link *l = at ? at->queues.next : NULL; l && l != &at->queues;
+		     l = l->next) {
 			struct queue *q = OWNER(l, struct queue, in_dest);
 
 			queue_rerouted(core, q);
-			if (both[i] != to)
+			if (at == from && (from != d->site || d->literal))
 				sweep_now(core, q);
 		}
 	}
-	dest_drop(core, to); /* it may have been made only to be asked for */
+	for (struct link *l = d->own ? d->own->queues.next : NULL; l && l != &d->own->queues;
+	     l = l->next) {
+		struct queue *q = OWNER(l, struct queue, in_dest);
+
+		queue_rerouted(core, q);
+		if (!q->routed)
+			sweep_now(core, q);
+	}
+	for (struct link *l = d->users.next; l != &d->users; l = next) {
+		struct queue *q = OWNER(l, struct queue, in_users);
+
+		next = l->next;
+		if (q->dest == d->own)
+			continue;
+		queue_rerouted(core, q);
+		if (!q->routed)
+			sweep_now(core, q);
+	}
+}
+
+static void set_provider(struct core *core, struct domain *d)
+{
+	struct name *provider = provider_of_route(core, d->route);
+
+	if (provider)
+		name_keep(provider);
+	if (d->provider)
+		name_drop(core, d->provider);
+	d->provider = provider;
+}
+
+/* Whether it is named, and whose provider's it is, may be another. */
+void domain_configured(struct core *core, struct domain *d)
+{
+	struct dest *from = d->site;
+
+	d->literal = !d->fixed && value_literal(core, name_str(d->name));
+	if (from)
+		from->domains++; /* stays while we tell its queues */
+	set_provider(core, d);
+	set_site(core, d, d->route ? dest_for_route(core, d->route, d->provider, from) : NULL);
+	domain_moved(core, d, from);
+	if (from) {
+		from->domains--;
+		dest_drop(core, from);
+	}
 }
 
 static void use_route(struct core *core, struct domain *d, struct route *route)
@@ -244,7 +330,8 @@ static void use_route(struct core *core, struct domain *d, struct route *route)
 		from->domains++; /* stays while we tell its queues */
 	route_free(core, &d->route);
 	d->route = route;
-	set_site(core, d, route ? dest_for_route(core, route, from) : NULL);
+	set_provider(core, d);
+	set_site(core, d, route ? dest_for_route(core, route, d->provider, from) : NULL);
 	domain_moved(core, d, from);
 	if (from) {
 		from->domains--;
@@ -254,6 +341,7 @@ static void use_route(struct core *core, struct domain *d, struct route *route)
 
 static void on_failure(struct core *core, struct domain *d, enum route_class class, struct str text)
 {
+	struct value_of of = {name_str(d->fixed ? d->asker : d->name), name_str(d->provider)};
 	struct values v;
 
 	free(d->text);
@@ -261,29 +349,23 @@ static void on_failure(struct core *core, struct domain *d, enum route_class cla
 	if (!classes[class].permanent) {
 		struct vmta *vmta = vmta_get(core, STR(""));
 
-		value_resolve(core, name_str(d->name), vmta, &v);
+		value_resolve(core, &of, vmta, &v);
 		vmta_drop(core, vmta);
 		d->ask_ms = core->now + core_jitter(core, value_step(v.retry_dns, v.retry_dns_count,
 							      ++d->dns_failures));
 		wheel_add(core->wheel, &d->timer.node, d->ask_ms);
 	}
-	for (struct link *l = d->own ? d->own->queues.next : NULL; l && l != &d->own->queues;
-	     l = l->next)
-		queue_error(core, OWNER(l, struct queue, in_dest), str_of(d->text), ERROR_ROUTE);
+	for (struct link *l = d->users.next; l != &d->users; l = l->next)
+		queue_error(core, OWNER(l, struct queue, in_users), str_of(d->text), ERROR_ROUTE);
 }
 
 /* A permanent failure: its mail is returned, wherever it stands, in slices. */
 static void fail_mail(struct core *core, struct domain *d)
 {
-	struct dest *from = d->site;
-
 	if (d->route)
 		use_route(core, d, NULL);
 	else
-		domain_moved(core, d, from);
-	for (struct link *l = d->own ? d->own->queues.next : NULL; l && l != &d->own->queues;
-	     l = l->next)
-		sweep_now(core, OWNER(l, struct queue, in_dest));
+		domain_moved(core, d, d->site);
 }
 
 static int64_t lifetime(uint32_t ttl_s)
@@ -305,27 +387,29 @@ static void on_ok(
 	use_route(core, d, route_new(core, hosts, n));
 }
 
-void core_route(struct core *core, struct str name, enum route_class class, uint32_t ttl_s,
-    struct str text, const struct route_host *hosts, size_t host_count, int64_t now_ms)
+void core_route(struct core *core, const struct core_answer *a, int64_t now_ms)
 {
-	struct domain *d = domain_find(core, name);
+	struct domain *d =
+	    a->fixed.n ? domain_find_fixed(core, a->fixed) : domain_find(core, a->domain);
+	enum route_class class = a->class;
 	unsigned budget = CORE_LOOK;
 
 	core_clock(core, now_ms);
 	if (!d)
 		return;
-	if (class >= ROUTE_CLASS_COUNT || (class == ROUTE_OK && host_count == 0))
+	if (class >= ROUTE_CLASS_COUNT || (class == ROUTE_OK && a->host_count == 0))
 		class = ROUTE_TEMPORARY; /* nonsense from the resolver */
 	not_asking(core, d);
 	wheel_cancel(core->wheel, &d->timer.node);
 	d->class = class;
 	d->answered = class != ROUTE_TEMPORARY;
-	d->expires_ms = core->now + lifetime(ttl_s);
+	d->implicit = a->implicit && class == ROUTE_OK && !d->fixed;
+	d->expires_ms = core->now + lifetime(a->ttl_s);
 	d->ask_ms = 0;
 	if (class == ROUTE_OK) {
-		on_ok(core, d, lifetime(ttl_s), hosts, host_count);
+		on_ok(core, d, lifetime(a->ttl_s), a->hosts, a->host_count);
 	} else {
-		on_failure(core, d, class, text);
+		on_failure(core, d, class, a->text);
 		if (classes[class].permanent)
 			fail_mail(core, d);
 		else if (d->route && core->now >= d->stale_ms)
@@ -337,26 +421,17 @@ void core_route(struct core *core, struct str name, enum route_class class, uint
 		    core, &budget); /* what waited for it goes on at once, a million of it later */
 }
 
-struct str core_destination(const struct core *core, struct str name)
-{
-	const struct domain *d = domain_find(core, name);
-
-	if (!d || !d->route)
-		return STR("");
-	return name_str(d->literal ? d->name : d->site->name);
-}
-
 bool core_unrouted_queue(
     const struct core *core, struct str domain, size_t n, struct core_conn_view *v)
 {
 	const struct domain *d = domain_find(core, domain);
 
-	if (!d || d->route || !d->own)
+	if (!d || !d->own)
 		return false;
 	for (struct link *l = d->own->queues.next; l != &d->own->queues; l = l->next) {
 		const struct queue *q = OWNER(l, struct queue, in_dest);
 
-		if (n-- > 0)
+		if (q->routed || n-- > 0)
 			continue;
 		*v = (struct core_conn_view){.queue = str_of(q->name),
 		    .vmta = name_str(q->vmta->name),
@@ -377,7 +452,9 @@ void domain_idle(struct core *core, struct domain *d)
 
 void domain_timer(struct core *core, struct domain *d)
 {
-	bool needed = d->jobs || d->conns || d->own || core->now < d->ask_ms;
+	bool waited_for = !link_alone(&d->users);
+	bool needed = d->jobs || d->conns || d->own || waited_for || core->now < d->ask_ms ||
+		      core->now - d->used_ms < CORE_LINGER;
 
 	if (d->asking) /* no answer: the question is lost */
 		not_asking(core, d);
@@ -385,7 +462,7 @@ void domain_timer(struct core *core, struct domain *d)
 		domain_free(core, d);
 		return;
 	}
-	if (d->jobs && !d->route)
+	if (waited_for && !d->route)
 		domain_want(core, d);
 	domain_idle(core, d);
 }
@@ -399,6 +476,14 @@ void domain_free(struct core *core, struct domain *d)
 	table_remove(&core->domains, &d->node);
 	core->domain_at[d->index] = NULL;
 	core->domain_free[core->domain_frees++] = d->index;
+	while (!link_alone(&d->users)) {
+		OWNER(d->users.next, struct queue, in_users)->route_of = NULL;
+		link_remove(d->users.next);
+	}
+	if (d->asker)
+		name_drop(core, d->asker);
+	if (d->provider)
+		name_drop(core, d->provider);
 	name_drop(core, d->name);
 	free(d->text);
 	free(d);

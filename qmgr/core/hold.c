@@ -4,6 +4,13 @@
  */
 #include "qmgr/core/internal.h"
 
+bool hold_vmta(const struct core *core, const struct vmta *v)
+{
+	(void)core;
+	(void)v;
+	return false;
+}
+
 bool hold_queue(const struct queue *q)
 {
 	(void)q;

@@ -10,7 +10,6 @@
  * A job is in exactly one place: one of its lane's lists (READY, IN_FLIGHT, SET_ASIDE), one of its
  * lane's batches on the due wheel (WAITING), the list of doubt, or ended and about to be freed.
  */
-#include "common/addr.h"
 #include "common/buf.h"
 #include "common/check.h"
 #include "common/wheel.h"
@@ -40,20 +39,11 @@ enum {
 	CORE_LOOK = 64,		/* jobs looked at for one decision */
 	CORE_SLICE = 2000,	/* jobs handled by one core_tick(): about a millisecond */
 	CORE_TEXT_MAX = 300,	/* of a queue's last error */
-	CORE_CHOICES = 1000,	/* idle connections looked at where rates apply */
-	CORE_TOTAL = 20000,	/* connections, before there is a configuration */
-	BUDGET_KEY_MAX = 700,
-	PEER_NAME_MAX = 512,	 /* host or address, and source */
-	CORE_LEAD_BYTES = 16384, /* of volume that a connection being opened is reckoned to use */
 	CORE_UNCERTAIN_EVERY =
 	    8, /* of a lane's transactions one may be uncertain mail, others waiting */
 };
 /* Numbers of connections and transactions from a worker that lies end here: ours never run out. */
 #define CORE_ID_END (UINT64_C(1) << 62)
-#define CORE_LEAD SECOND /* a connection may be opened that long before its message's token comes  \
-			  */
-#define CORE_CALL SECOND /* lanes that were called for a token and took none: others are called */
-#define CORE_WAIT_IDLE MINUTE	  /* a connection that waits for a token that near is kept */
 #define CORE_LINGER (10 * MINUTE) /* an idle queue, lane or domain is kept that long */
 #define CORE_CLOCK_LINGER HOUR	  /* and a queue with a running failure clock that much longer */
 #define CORE_HOST_SKIP_MAX                                                                         \
@@ -183,72 +173,24 @@ bool due_advance(struct core *core, unsigned *budget); /* true: there is more to
 int64_t due_next_ms(const struct core *core);
 
 /* ---- limits ---- */
+/* Every limit is a counter of this shape and is asked in limit_admit() only. */
+enum limit_kind { LIMIT_TOTAL, LIMIT_QUEUE, LIMIT_PATH, LIMIT_KINDS };
+struct limit {
+	uint32_t used, max;
+};
+/* What a connection of this queue from this path would count against. */
+struct limit_set {
+	struct limit *of[LIMIT_KINDS]; /* NULL: does not apply */
+};
+int limit_admit(const struct limit_set *set); /* LIMIT_KINDS, or the kind that says no */
+void limit_take(struct limit_set *set);
+void limit_give(struct limit_set *set);
+
+/* ---- configuration ---- */
 struct rate { /* n tokens every per_ms, at most burst at once; n 0: unlimited */
 	uint64_t n, burst;
 	int64_t per_ms;
 };
-__extension__ typedef __int128 level_t;
-__extension__ typedef unsigned __int128 ulevel_t;
-#define BUCKET_MOST (UINT64_C(1) << 44) /* of a number in a kept bucket: products stay exact */
-struct bucket {				/* see bucket.c */
-	struct rate rate;
-	level_t level; /* in parts of a token */
-	int64_t at_ms;
-};
-void bucket_init(struct bucket *b, const struct rate *rate, int64_t empty_ms, int64_t now);
-void bucket_fill(struct bucket *b, int64_t now);
-uint64_t bucket_tokens(const struct bucket *b, int64_t at);
-void bucket_take(struct bucket *b, uint64_t tokens, int64_t now);
-int64_t bucket_when(const struct bucket *b, uint64_t tokens, int64_t now);
-int64_t bucket_full_ms(const struct bucket *b, int64_t now);
-void bucket_change(struct bucket *b, const struct rate *rate, int64_t now);
-void bucket_encode(const struct bucket *b, struct buf *out);
-int bucket_decode(struct bucket *b, struct rd *in) MUST_USE;
-struct rate rate_read(const struct conf_value *v); /* n 0: unlimited */
-bool rate_slower(const struct rate *a, const struct rate *b);
-
-enum limit_kind {
-	LIMIT_CONNS,	/* at once */
-	LIMIT_CONNECTS, /* new ones, by rate */
-	LIMIT_RAMPUP,	/* new ones, by distance in time */
-	LIMIT_MSGS,	/* recipients attempted */
-	LIMIT_BYTES,
-	LIMIT_KINDS
-};
-enum limit_line {
-	LINE_OPEN, /* queues that want a connection */
-	LINE_SEND, /* queues and lanes that want to send on one */
-	LIMIT_LINES
-};
-struct limiter;
-enum waiter_kind { WAITER_GRANT, WAITER_SEND, WAITER_LANE };
-struct waiter { /* in a queue (twice) and in a lane; stands in one line at most */
-	struct limiter *at;
-	uint64_t key, ticket; /* ticket: kept while it goes from line to line; 0: none */
-	uint32_t place;
-	uint8_t kind, line;
-};
-enum budget_scope {
-	SCOPE_TOTAL,
-	SCOPE_PROVIDER,
-	SCOPE_DOMAIN,
-	SCOPE_MX,
-	SCOPE_ADDRESS,
-	SCOPE_SOURCE,
-	SCOPE_VMTA,
-	SCOPE_POOL,
-	SCOPE_TENANT,
-	SCOPE_TENANT_AT,
-	SCOPE_CAMPAIGN,
-	SCOPE_QUEUE,
-	SCOPE_PATH,
-	SCOPE_COUNT
-};
-struct limit { /* a queue's connections; nobody else waits for these */
-	uint32_t used, max;
-};
-
-/* ---- configuration ---- */
 struct values { /* of a queue; lists point into core->conf */
 	struct rate connect, msg, bytes, source_connect, source_msg;
 	struct rate backoff_connect, backoff_msg; /* resolved: "auto" is done, never above normal */
@@ -278,22 +220,68 @@ struct vmta {
 	struct node node;
 	struct name *name;
 	const struct conf_node *conf; /* NULL: not configured (any more) */
+	const struct conf_node *pool; /* whose settings hold for it; NULL: no pool's */
 	struct source *sources;	      /* owned */
 	size_t source_count, turn;
 	uint32_t queues;
 };
 struct vmta *vmta_get(struct core *core, struct str name);
 struct vmta *vmta_find(const struct core *core, struct str name);
+/* Of mail that names none; of a pool its first member. NULL: none is configured. */
+struct vmta *vmta_default(const struct core *core);
 void vmta_drop(struct core *core, struct vmta *v); /* frees it when nobody needs it */
 /* Whose sources and settings serve: its own, or the default's when it is not configured (any more).
  */
 struct vmta *vmta_acting(const struct core *core, struct vmta *v);
+/* Whose values: a domain's by name (""; none), and those of its provider (""; none). */
+struct value_of {
+	struct str domain, provider;
+};
+enum { VALUE_LAYERS = 9 }; /* the most specific first, then the default */
+void value_layers(const struct core *core, const struct value_of *of, struct vmta *vmta,
+    const struct conf_node *layers[VALUE_LAYERS]);
+/* The value that holds and its layer; VALUE_LAYERS: the default. opt is one of DOMAIN's. */
+int value_pick(
+    const struct conf_node *const *layers, enum conf_opt opt, const struct conf_value **value);
+const struct conf_value *value_at(const struct conf_node *layer, enum conf_opt opt);
+const char *value_layer_name(int layer);
 void value_resolve(
-    const struct core *core, struct str destination, struct vmta *vmta, struct values *v);
+    const struct core *core, const struct value_of *of, struct vmta *vmta, struct values *v);
 bool value_literal(const struct core *core, struct str domain); /* `domains` names it */
-void value_configure(struct core *core, struct conf *conf);	/* takes it */
+/* Everybody's section of that domain: the holder of its budget. NULL: none. */
+const struct conf_node *value_domain(const struct core *core, struct str domain);
+void value_learn(struct core *core, const struct conf_node *parent); /* its sections */
+void value_configure(struct core *core, struct conf *conf);	     /* takes it */
 void value_fini(struct core *core);
 int64_t value_step(const int64_t *list, size_t n, uint32_t failures); /* failures counts from 1 */
+
+/* ---- pool.c ---- */
+struct dest;
+struct route;
+struct pool;
+struct pool *pool_find(const struct core *core, struct str name);
+struct name *pool_name(const struct pool *pool);
+const struct conf_node *pool_conf(const struct pool *pool);
+bool pool_has(const struct pool *pool, const struct vmta *v);
+/* A member by weight: one that can send to that destination (NULL: anywhere), else any; NULL: none
+ * has a weight, or all are among `not`. */
+struct vmta *pool_draw(struct core *core, const struct pool *pool, const struct dest *dest,
+    struct vmta *const * not, size_t not_count);
+/* For mail of a member that cannot send: another one that can, or NULL. */
+struct vmta *pool_redraw(
+    struct core *core, const struct pool *pool, const struct dest *dest, struct vmta *v);
+/* Not paused, and with a source that is not disabled there. */
+bool pool_can_send(const struct core *core, const struct vmta *v, const struct dest *dest);
+void pool_configure(struct core *core, const struct conf_node *root);
+void pool_forget(struct core *core);
+
+/* ---- provider.c ---- */
+/* Whose provider's hosts these are: its name, or NULL. Borrowed until the next configuration. */
+struct name *provider_of_route(const struct core *core, const struct route *route);
+/* Its section; NULL: none is configured by that name. */
+const struct conf_node *provider_conf(const struct core *core, const struct name *name);
+void provider_configure(struct core *core, const struct conf_node *root);
+void provider_forget(struct core *core);
 
 /* ---- timers ---- */
 enum timer_kind {
@@ -303,46 +291,10 @@ enum timer_kind {
 	TIMER_CONN,
 	TIMER_DOMAIN,
 	TIMER_STATE,
-	TIMER_LIMIT,
-	TIMER_LEVEL,
 };
 struct timer {
 	struct wheel_node node;
 	enum timer_kind kind;
-};
-
-/* ---- limiters and budgets: see limit.c, budget.c ---- */
-struct line {
-	struct waiter **heap; /* owned, or &one */
-	struct waiter *one;
-	uint32_t n, cap;
-	uint32_t starved; /* of them, queues without any connection */
-	uint32_t woken;	  /* lanes called since a token was taken */
-};
-struct limiter {
-	struct budget *budget;
-	enum limit_kind kind;
-	bool stored;	      /* the store has a level of it */
-	uint32_t max;	      /* CONNS */
-	struct bucket bucket; /* the others */
-	struct line line[LIMIT_LINES];
-	struct timer timer;
-	const struct conf_value *origin;
-};
-struct budget {
-	struct node node;
-	enum budget_scope scope;
-	char *key; /* owned: "provider google" */
-	uint32_t refs, slot;
-	uint32_t used, opening, closing; /* connections that count here, also without a limit */
-	uint32_t generation;		 /* of the configuration that has set its limits */
-	struct limiter *of[LIMIT_KINDS]; /* NULL: unlimited */
-	struct link idle;		 /* seats of idle connections, the longest first */
-};
-struct seat { /* a connection's place in a budget */
-	struct budget *budget;
-	struct conn *conn;
-	struct link in_idle;
 };
 
 /* ---- places ---- */
@@ -364,6 +316,12 @@ struct domain {
 	uint32_t jobs, conns;
 	bool literal, asking, queued; /* asking: at the resolver; queued: in resolve_fifo */
 	bool answered;		      /* class says something */
+	bool fixed;		      /* not a domain, but the smtp-hosts that its name is */
+	bool implicit;		      /* no MX record: its address records serve */
+	struct name *asker;	      /* fixed: the domain that it was first wanted for */
+	struct name *provider;	      /* owned; whose the hosts of its route are; NULL: nobody's */
+	struct link users;	      /* queues of single domains whose mail takes its route */
+	int64_t used_ms;	      /* fixed, or another's route (queue-to): last wanted */
 	enum route_class class;
 	uint32_t dns_failures;
 	int64_t expires_ms, stale_ms; /* of the answer; of the route */
@@ -377,20 +335,18 @@ struct domain {
 struct dest {
 	struct node node;
 	struct name *name;
-	struct domain *own;	       /* NULL: a site */
+	struct domain *own;	       /* NULL: a site or provider */
+	bool rollup;		       /* a provider's */
 	uint32_t domains;	       /* whose site this is */
 	uint64_t best_hash, list_hash; /* 0: not known yet */
 	bool mixed;		       /* its domains differ in their worse hosts */
-	bool paths_limited;	       /* a queue of it has source-ip-* limits */
 	struct link queues, paths;
 };
 struct path { /* destination × source address */
 	struct link in_dest;
 	struct name *source;
 	struct limit conns;
-	int64_t blocked_ms;  /* a local failure: not before */
-	struct budget *own;  /* of source-ip-*; NULL: none */
-	uint32_t generation; /* of the configuration that has set them */
+	int64_t blocked_ms; /* a local failure: not before */
 };
 /* What a tenant or one of its campaigns has, over all queues. */
 struct counts {
@@ -436,14 +392,12 @@ struct lane {
 	struct link in_owner, in_tenant, in_campaign;
 	struct link in_release; /* its hold is over: see hold.c */
 	int64_t empty_ms;
-	struct waiter wait; /* for a limit of its campaign or tenant */
 };
 struct share { /* a tenant's part of a queue */
 	struct node node;
 	struct queue *queue;
 	struct name *tenant; /* of->name */
 	struct tenant *of;
-	struct budget *at; /* the tenant's at this destination; NULL: none */
 	uint32_t credit;
 	uint8_t parked;		    /* reasons */
 	uint8_t favoured;	    /* transactions in a row of its urgent lanes */
@@ -490,16 +444,15 @@ struct queue {
 	struct vmta *vmta;
 	struct values v;
 	struct effective e;
-	struct link in_dest, in_dirty, in_sweeping, in_unserved;
-	struct waiter grant, send;
-	struct budget *own;	/* of its rates; NULL: none */
-	struct budget **shared; /* owned: all others that apply, whatever the source */
-	uint32_t shared_count;
-	uint32_t message_us; /* what a transaction takes, on the average; 0: not known */
+	struct link in_dest, in_dirty, in_waiters, in_sweeping;
+	bool starved;			   /* which of the two lists in_waiters is in */
 	struct link lanes, shares, active; /* active: shares with ready jobs, in turn */
 	uint64_t n[8];			   /* jobs by state */
 	uint64_t delivered, deferred, bounced;
-	bool routed; /* cached dest_routed() */
+	bool routed;	      /* its mail may go: a site's or provider's, or its route is known */
+	struct link in_users; /* of route_of */
+	struct domain *route_of; /* of a single domain's queue: whose route its mail takes */
+	struct name *provider;	 /* owned; whose values and budget apply; NULL: nobody's */
 	/* connections */
 	struct link conns, idle, half; /* idle: nothing outstanding; half: room for one more */
 	struct limit limit;
@@ -547,12 +500,7 @@ struct conn {
 	uint32_t sent, answered, rcpt_max, mail_max;
 	uint32_t tx_count;
 	struct tx *tx[CORE_DEPTH];
-	struct link in_queue, in_worker, in_ready; /* in_ready: queue's idle or half */
-	struct budget *source;			   /* one of its seats', or NULL */
-	struct seat *seats;			   /* owned */
-	uint32_t seat_count;
-	uint64_t ticket;   /* of the waiter that it was opened for */
-	int64_t result_ms; /* of its last result */
+	struct link in_queue, in_worker, in_ready, in_idle; /* in_ready: queue's idle or half */
 	struct timer timer;
 };
 struct tx {
@@ -560,7 +508,6 @@ struct tx {
 	uint64_t id, message;
 	struct conn *conn;
 	uint32_t n, left, cap;
-	int64_t sent_ms;
 	job_ref *jobs; /* owned; 0: has its result */
 	struct tx *next_free;
 };
@@ -605,7 +552,11 @@ struct core {
 	struct conf *conf; /* owned */
 	struct name *default_vmta, *host_name;
 	uint16_t default_port;
-	struct table named; /* entries of `domains`, see value.c */
+	struct table named; /* sections of domains and providers, see value.c */
+	struct table providers, entries, pools;
+	uint64_t prefixes[3]; /* lengths of networks of providers, see provider.c */
+	uint64_t told[256];   /* marks of errors that people were told of, see place_error() */
+	bool places, provider_places; /* any section, or a provider's, says where mail goes */
 	struct table names, domains, dests, vmtas, queues, lanes, conns, txs, tls;
 	struct table shares, tenants, campaigns;
 	struct job_store jobs;
@@ -621,25 +572,12 @@ struct core {
 	uint32_t tenant_frees, campaign_frees, lane_seq;
 	uint32_t *domain_free, *lane_free, *queue_free; /* owned: stacks of free indexes */
 	uint32_t domain_frees, lane_frees, queue_frees;
-	struct link dirty, sweeping, resolve_fifo, tls_age;
-	struct link unserved; /* queues that may open a connection, but there is no smtp-out */
-	struct name *no_source;
-	uint32_t resolving;
-	/* budgets */
-	struct table budgets, levels;
-	struct budget *total;
-	struct budget **budget_at; /* owned, as queue_at */
-	uint32_t *budget_free;	   /* owned */
-	uint32_t budget_count, budget_frees;
-	struct budget **configured; /* owned: what the configuration holds open */
-	size_t configured_count;
-	struct peer_limit *mx_limits, *ip_limits; /* owned */
-	size_t mx_limit_count, ip_limit_count;
-	uint32_t generation; /* of the configuration */
-	uint32_t rates;	     /* limiters of messages and volume: 0, nobody asks */
-	uint64_t tickets;
-	int64_t empty_ms;	 /* buckets count as empty at that time; NEVER: they are full */
-	struct buf keys;	 /* texts of views */
+	struct limit total;
+	struct link dirty, starved, waiters, sweeping, resolve_fifo, idle, tls_age;
+	/* Queues that wait for a connection: those that have none at all, and those that want more.
+	 */
+	uint32_t starved_count, waiter_count;
+	uint32_t closing, resolving;
 	struct worker **workers; /* owned */
 	unsigned worker_count;
 	uint64_t next_id, flushes, flushed;
@@ -670,35 +608,44 @@ void core_push(struct core *core, const struct pending *p, struct str status, st
 
 struct domain *domain_get(struct core *core, struct str name);
 struct domain *domain_find(const struct core *core, struct str name);
-struct dest *domain_dest(struct core *core, struct domain *d); /* where its mail goes now */
+/* The fixed route of that text, made for mail of `asker`. */
+struct domain *domain_fixed(struct core *core, struct str hosts, const struct domain *asker);
+struct domain *domain_find_fixed(const struct core *core, struct str hosts);
+struct dest *domain_own(struct core *core, struct domain *d); /* made if need be */
 void domain_want(struct core *core, struct domain *d); /* asks for a route if one is needed */
 void domain_idle(
     struct core *core, struct domain *d); /* starts the clock after which it is freed */
 bool domain_failed(const struct core *core, const struct domain *d, struct str *status);
 void domain_timer(struct core *core, struct domain *d);
 bool domain_next(struct core *core, struct core_decision *out);
+/* Mail that took its route is looked at anew; from: its site until now, or NULL. */
 void domain_moved(struct core *core, struct domain *d, struct dest *from);
-bool domain_best(const struct domain *d, const struct name *host);
+void domain_configured(struct core *core, struct domain *d); /* another configuration */
+bool domain_best(const struct domain *d, const struct name *host, uint16_t port);
 void domain_free(struct core *core, struct domain *d);
 
-/* Of a queue's name: [HOST] is a site, anything else a domain's own. */
+/* Of a queue's name: a provider's, or [HOST] a site, anything else a domain's own. */
 struct dest *dest_named(struct core *core, struct str name);
 struct dest *dest_find(const struct core *core, struct str name);
 struct dest *dest_get(struct core *core, struct str name, struct domain *own);
 /* The site of that route; `from` is the asking domain's site until now, or NULL. */
-struct dest *dest_for_route(struct core *core, const struct route *route, const struct dest *from);
+struct dest *dest_for_route(
+    struct core *core, const struct route *route, struct name *provider, const struct dest *from);
+struct dest *dest_provider(struct core *core, struct str name);
+struct dest *dest_find_provider(const struct core *core, struct str name);
 void dest_drop(struct core *core, struct dest *dest); /* frees it when nobody needs it */
-bool dest_routed(const struct dest *dest);
 struct path *dest_path(struct core *core, struct dest *dest, struct str source);
 void dest_path_drop(struct core *core, struct path *p); /* if it is of no more use */
 struct path *dest_path_find(const struct dest *dest, const struct name *source);
 
 struct queue *queue_get(struct core *core, struct dest *dest, struct vmta *vmta);
+struct queue *queue_at(const struct core *core, const struct dest *dest, const struct vmta *vmta);
 /* DESTINATION/VMTA, as in q->name: the queue, or NULL. */
 struct queue *queue_find(const struct core *core, struct str name);
 struct queue *queue_named(struct core *core, struct str name); /* made if need be; NULL: no name */
 void queue_dirty(struct core *core, struct queue *q);	       /* look at it in core_next() */
 void queue_rerouted(struct core *core, struct queue *q);
+void queue_configured(struct core *core, struct queue *q);
 void queue_values(struct core *core, struct queue *q);
 void queue_error(struct core *core, struct queue *q, struct str text, enum error_of of);
 void queue_hold(struct core *core, struct queue *q, int64_t until_ms);
@@ -719,6 +666,7 @@ void lane_move(struct core *core, struct job *j, struct lane *to);
 
 /* ---- mode.c, source.c, state.c ---- */
 void mode_apply(struct core *core, struct queue *q); /* q->v has changed, or the mode: makes q->e */
+/* q NULL: everywhere. */
 bool source_disabled(const struct core *core, const struct queue *q, const struct name *address);
 /* The state named `kind name` has changed: DECIDE_STATE will give it out. */
 void state_changed(struct core *core, struct str kind, struct str name);
@@ -735,6 +683,7 @@ void state_configured(struct core *core); /* offers what could not be taken so f
 
 /* ---- hold.c ---- */
 bool hold_queue(const struct queue *q); /* paused or suspended as a whole: no grant, nothing sent */
+bool hold_vmta(const struct core *core, const struct vmta *v); /* paused everywhere */
 struct hold_request {
 	enum core_scope scope;
 	struct str name, at;
@@ -799,100 +748,57 @@ void sweep_retime(struct core *core, struct queue *q);
 void outcome_retime(struct core *core, job_ref ref);
 
 /* ---- place.c: where mail goes ---- */
-/* The virtual MTA that mail of this destination and virtual MTA leaves by, reroutes followed. */
-struct vmta *place_vmta(struct core *core, struct dest *dest, struct vmta *vmta);
+struct place {
+	struct dest *dest;
+	struct domain *route; /* whose route is taken: the domain itself, a queue-to, smtp-hosts */
+	bool routed;	      /* else the mail waits in dest for that route */
+	struct vmta *vmta;
+	struct name *pool; /* from which the virtual MTA was drawn, or NULL; borrowed */
+};
+/* Where mail of that domain goes by that virtual MTA: destination and route. */
+void place_find(struct core *core, struct domain *d, struct vmta *vmta, struct place *p);
+/* The same without making anything: false, that place does not exist now. */
+bool place_look(const struct core *core, struct domain *d, struct vmta *vmta, struct place *p);
+/* The same for mail that has that virtual MTA now, drawn from that pool (NULL: none): reroutes are
+ * followed, and a member that cannot send is drawn anew. */
+void place_mail(
+    struct core *core, struct domain *d, struct vmta *vmta, struct name *pool, struct place *p);
+struct lane *place_lane(
+    struct core *core, const struct place *p, struct name *tenant, struct name *campaign);
+/* Tells people once of what the configuration cannot mean. */
+void place_error(struct core *core, struct str scope, const struct vmta *vmta, struct str text);
+/* Whose route mail of that domain takes in that queue. */
+struct domain *place_route(struct core *core, const struct queue *q, struct domain *d);
+/* Mail of that domain may go by this connection. */
+bool place_serves(struct core *core, const struct conn *c, struct domain *d);
+bool place_is_here(struct core *core, const struct queue *q, const struct job *j);
+/* When its address records serve no longer (bounce-upon-no-mx); NEVER: they do, or it has MX. */
+int64_t place_no_mx_ms(const struct core *core, const struct queue *q, const struct job *j);
 
 /* ---- budget.c ---- */
+enum budget_scope {
+	SCOPE_TOTAL,
+	SCOPE_PROVIDER,
+	SCOPE_DOMAIN,
+	SCOPE_MX,
+	SCOPE_ADDRESS,
+	SCOPE_SOURCE,
+	SCOPE_VMTA,
+	SCOPE_POOL,
+	SCOPE_TENANT,
+	SCOPE_TENANT_AT,
+	SCOPE_CAMPAIGN,
+	SCOPE_QUEUE,
+	SCOPE_PATH,
+	SCOPE_COUNT
+};
+struct budget;
 /* The budget of that name (the same one however often it is opened, also over reloads), with the
- * limits of holder's `budget` section, or of holder itself where it carries them; holder NULL or
- * without one: none are set. Never NULL. */
+ * limits of holder's `budget` section; holder NULL or without one: none. Never NULL. */
 struct budget *budget_open(
     struct core *core, enum budget_scope scope, struct str name, const struct conf_node *holder);
 void budget_close(struct core *core, struct budget **b);
-struct budget *budget_keep(struct budget *b);
-void budget_release(struct core *core, struct budget *b);
-struct budget *budget_find(const struct core *core, enum budget_scope scope, struct str name);
-/* n 0, max 0: no such limit (any more). */
-void budget_rate(struct core *core, struct budget *b, enum limit_kind kind, const struct rate *rate,
-    const struct conf_value *origin);
-void budget_conns(
-    struct core *core, struct budget *b, uint32_t max, const struct conf_value *origin);
-void budget_configure(struct core *core);
-void budget_init(struct core *core);
-void budget_fini(struct core *core);
-const char *limit_name(const struct limiter *l); /* the option's */
-/* What mx-connection-limit and ip-connection-limit say of a peer. */
-struct peer_limit {
-	const char *text; /* borrowed: the pattern or network */
-	struct network network;
-	uint32_t limit;
-	bool per_source;
-	const struct conf_value *origin;
-};
-const struct peer_limit *peer_limit_mx(const struct core *core, const struct name *host);
-const struct peer_limit *peer_limit_ip(
-    const struct core *core, const struct route_address *address);
-struct str peer_mx_name(char out[PEER_NAME_MAX], const struct peer_limit *p,
-    const struct name *host, const struct name *source);
-struct str peer_ip_name(char out[PEER_NAME_MAX], const struct peer_limit *p,
-    const struct route_address *address, const struct name *source);
-void peer_configure(struct core *core);
-void peer_fini(struct core *core);
-bool level_encode(struct core *core, struct str name, struct buf *out);
-int level_restore(struct core *core, struct str name, struct rd *value);
-void level_save(struct core *core);
-void level_timer(struct core *core, struct timer *t);
-void level_park(struct core *core, const struct limiter *l);
-void level_unpark(struct core *core, struct limiter *l, const struct rate *rate);
-void level_fini(struct core *core);
-struct budget *budget_of_key(const struct core *core, struct str key);
-
-/* ---- limit.c ---- */
-struct limiter *limiter_new(struct core *core, struct budget *b, enum limit_kind kind);
-void limiter_free(struct core *core, struct limiter **l); /* who waits is woken */
-void limiter_timer(struct core *core, struct timer *t);
-/* Someone else may go now: wakes the first of its lines, or sets the timer. */
-void limiter_wake(struct core *core, struct limiter *l);
-/* Of the limits of b that matter in that line, one that holds w back and frees after *worst_ms, or
- * worst itself. */
-struct limiter *limit_check(const struct core *core, const struct budget *b, enum limit_line line,
-    const struct waiter *w, struct limiter *worst, int64_t *worst_ms);
-int64_t limiter_frees_ms(const struct core *core, const struct limiter *l, enum limit_line line);
-/* Says where w stands among others: before it is checked or waits. */
-void limit_rank(struct waiter *w, bool starved, uint32_t priority);
-void limit_wait(struct core *core, struct limiter *l, enum limit_line line, struct waiter *w);
-/* Out of its line; done: it got what it waited for, and stands at the end the next time. */
-void limit_leave(struct core *core, struct waiter *w, bool done);
-void limit_used(struct core *core, struct budget *b); /* counts of connections have changed */
-
-/* ---- seat.c: what applies ---- */
 void limit_queue(struct core *core, struct queue *q); /* q->e has changed */
-void limit_ceiling(struct queue *q);		      /* q->ceiling has */
-void limit_queue_gone(struct core *core, struct queue *q);
-void limit_path(struct core *core, struct dest *dest, struct path *p); /* a new path */
-struct path *limit_path_of(struct core *core, struct dest *dest, struct name *source);
-void seat_conn(struct core *core, struct conn *c);   /* takes its places, or what differs */
-void seat_unseat(struct core *core, struct conn *c); /* gives them back */
-void seat_state(struct core *core, struct conn *c, enum conn_state state);
-void seat_idle(struct core *core, struct conn *c, bool idle);
-void seat_connected(struct core *core, struct conn *c); /* takes its tokens of connecting */
-bool seat_too_many(const struct conn *c);
-bool seat_starves(const struct conn *c);
-/* What holds a connection back, whatever its source; then, from that source to there. */
-struct limiter *seat_refuses_queue(const struct core *core, const struct queue *q, int64_t *when);
-struct limiter *seat_refuses_source(const struct core *core, struct queue *q, struct path *p,
-    const struct name *source, bool now, int64_t *when);
-struct limiter *seat_refuses_peer(const struct core *core, const struct queue *q,
-    const struct name *source, const struct name *host, const struct route_address *address,
-    int64_t *when);
-/* The same for a transaction. *most: recipients there are tokens for. */
-struct limiter *send_refuses_lane(const struct core *core, const struct lane *lane, uint64_t *most);
-struct limiter *send_refuses_queue(const struct core *core, const struct queue *q, uint64_t *most);
-struct limiter *send_refuses_conn(
-    const struct core *core, const struct conn *c, uint64_t *most, int64_t *when);
-bool send_is_limited(const struct core *core, const struct conn *c, const struct lane *lane);
-void send_spend(struct core *core, const struct conn *c, const struct lane *lane, uint32_t rcpts,
-    uint32_t bytes);
 
 /* ---- sweep.c ---- */
 /* The pass stands at it, and it leaves its list. */
@@ -929,28 +835,21 @@ void conn_close(struct core *core, struct conn *c, bool hard);
 void conn_on_timer(struct core *core, struct conn *c);
 void conn_start(struct core *core);
 void conn_configured(struct core *core);
-void conn_room(struct core *core, struct limiter *l); /* make room for those that wait at it */
-void conn_measured(struct core *core, const struct tx *tx); /* its result has come */
+int conn_admit(struct core *core, struct queue *q, struct path *path); /* LIMIT_KINDS: yes */
+void conn_room(struct core *core); /* make room for the queues that wait for a connection */
 struct tx *tx_find(const struct core *core, uint64_t id);
 struct tx *tx_new(struct core *core, uint64_t id, struct conn *c, uint64_t message);
 void tx_put(struct tx *tx, job_ref ref);
 void tx_free(struct core *core, struct tx *tx);
-/* spare: only if it can be used at once; an idle connection waits already. */
-bool grant_next(struct core *core, struct queue *q, bool spare, struct core_decision *out);
+bool grant_next(struct core *core, struct queue *q, struct core_decision *out);
 bool grant_wanted(const struct queue *q);
 void grant_unwait(struct core *core, struct queue *q);
 void grant_failed(struct core *core, struct conn *c, const struct core_failure *failure);
 void grant_works(struct core *core, struct conn *c);  /* it delivered */
 void grant_opened(struct core *core, struct conn *c); /* it opens no longer */
+void grant_wake(struct core *core);		      /* there may be room for waiters */
 void grant_tls_broken(struct core *core, struct name *host);
 void grant_tls_forget(struct core *core, bool all);
-enum send_found {
-	SEND_ONE,
-	SEND_NONE,  /* nothing to send, or nothing to send it on */
-	SEND_AGAIN, /* much was put aside: look again */
-	SEND_HELD,  /* a limit holds the queue, or its lanes */
-	SEND_SPARE, /* a limit holds its idle connections: one from another source may serve */
-};
-enum send_found send_next(struct core *core, struct queue *q, struct core_decision *out);
+bool send_next(struct core *core, struct queue *q, struct core_decision *out, bool *again);
 job_ref send_vet(
     struct core *core, struct queue *q, unsigned *budget); /* the next job, fit to go */

@@ -38,7 +38,10 @@ int64_t outcome_event_ms(const struct core *core, const struct job *j)
 {
 	const struct queue *q = queue_of(core, j);
 	int64_t expiry = (int64_t)j->arrived_ms + q->v.bounce_ms, notice = notice_ms(q, j);
+	int64_t no_mx = place_no_mx_ms(core, q, j);
 
+	if (no_mx < expiry)
+		expiry = no_mx;
 	return notice < expiry ? notice : expiry;
 }
 
@@ -46,7 +49,8 @@ enum age outcome_age(const struct core *core, const struct job *j)
 {
 	const struct queue *q = queue_of(core, j);
 
-	if (core->now - (int64_t)j->arrived_ms >= q->v.bounce_ms)
+	if (core->now - (int64_t)j->arrived_ms >= q->v.bounce_ms ||
+	    core->now >= place_no_mx_ms(core, q, j))
 		return AGE_EXPIRED;
 	return core->now >= notice_ms(q, j) ? AGE_NOTICE : AGE_FINE;
 }
@@ -84,6 +88,19 @@ static void tell_delay(struct core *core, job_ref ref)
 	    why.status, why.text);
 }
 
+/* It has no MX record, and its address records serve no longer, or not at all. */
+static void outcome_no_mx(struct core *core, job_ref ref)
+{
+	const struct queue *q = queue_of(core, core_at(core, ref));
+
+	outcome_end(core, ref, OUTCOME_BOUNCED, -1, STR("5.1.2"),
+	    q->v.no_mx_ms
+		? STR("the domain has no MX record, and mail is sent to its address records "
+		      "for a limited time only (bounce-upon-no-mx)")
+		: STR("the domain has no MX record (bounce-upon-no-mx)"),
+	    true);
+}
+
 static void expire(struct core *core, job_ref ref)
 {
 	struct reason why = reason_of(queue_of(core, core_at(core, ref)));
@@ -92,6 +109,11 @@ static void expire(struct core *core, job_ref ref)
 
 	if (core_at(core, ref)->state == JOB_READY)
 		lane_take(core, ref);
+	if (core->now >=
+	    place_no_mx_ms(core, queue_of(core, core_at(core, ref)), core_at(core, ref))) {
+		outcome_no_mx(core, ref);
+		return;
+	}
 	outcome_end(core, ref, OUTCOME_EXPIRED, -1, STR("4.4.7"),
 	    (struct str){text, (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1}, true);
 }
@@ -182,58 +204,65 @@ void outcome_retime(struct core *core, job_ref ref)
 }
 
 /* A loose job, into its lane of the queue where its mail stands now. */
-static struct queue *bring_home(struct core *core, struct job *j)
+static struct queue *bring_home(struct core *core, struct job *j, const struct place *p)
 {
 	struct lane *lane = core->lane_at[j->lane];
 	struct queue *q = lane->share->queue;
-	struct dest *dest = domain_dest(core, core->domain_at[j->domain]);
 
-	if (dest == q->dest)
+	if (p->dest == q->dest)
 		return q;
-	q = queue_get(core, dest, q->vmta);
-	lane_move(core, j, lane_get(core, q, lane->share->tenant, lane->campaign));
-	return q;
+	lane_move(core, j, place_lane(core, p, lane->share->tenant, lane->campaign));
+	return queue_of(core, j);
 }
 
 void outcome_place(struct core *core, job_ref ref, bool front)
 {
 	struct job *j = core_at(core, ref);
-	struct queue *q;
+	struct queue *q = queue_of(core, j);
 	struct domain *d = core->domain_at[j->domain];
+	struct place p;
 	struct str status;
 
 	if (j->flags & JOB_HELD) {
 		outcome_set_aside(core, ref);
 		return;
 	}
-	if (domain_failed(core, d, &status)) {
-		outcome_end(core, ref, OUTCOME_BOUNCED, -1, status, str_of(d->text), true);
+	place_find(core, d, q->vmta, &p);
+	if (!p.routed && domain_failed(core, p.route, &status)) {
+		outcome_end(core, ref, OUTCOME_BOUNCED, -1, status, str_of(p.route->text), true);
 		return;
 	}
-	q = bring_home(core, j);
+	q = bring_home(core, j, &p);
+	if (core->now >= place_no_mx_ms(core, q, j)) {
+		outcome_no_mx(core, ref);
+		return;
+	}
 	lane_push(core, ref, front);
-	if (!q->routed)
-		domain_want(core, d);
+	if (!p.routed)
+		domain_want(core, p.route);
 }
 
 bool outcome_moved(struct core *core, job_ref ref)
 {
 	struct job *j = core_at(core, ref);
-	struct domain *d = core->domain_at[j->domain];
+	struct queue *q = queue_of(core, j);
+	struct place p;
 	struct str status;
-	bool failed = domain_failed(core, d, &status);
+	bool failed;
 	int64_t due;
 
-	if (!failed && domain_dest(core, d) == queue_of(core, j)->dest)
+	place_find(core, core->domain_at[j->domain], q->vmta, &p);
+	failed = !p.routed && domain_failed(core, p.route, &status);
+	if (!failed && p.dest == q->dest)
 		return false;
 	due = j->state == JOB_WAITING ? (int64_t)j->due_ms : 0;
 	outcome_loosen(core, ref);
-	if (due > core->now && !failed) /* goes on waiting there */
-	{
-		bring_home(core, j);
+	if (due > core->now && !failed) { /* goes on waiting there */
+		bring_home(core, j, &p);
 		outcome_wait(core, ref);
-	} else
+	} else {
 		outcome_place(core, ref, false);
+	}
 	return true;
 }
 
@@ -417,7 +446,6 @@ int core_result(struct core *core, uint64_t transaction, const struct rcpt_resul
 	}
 	unsent(core, tx, false);
 	learn(core, c, results, n);
-	conn_measured(core, tx);
 	tx_free(core, tx);
 	conn_settle(core, c);
 	return 1;

@@ -16,7 +16,10 @@ static uint64_t queue_hash(const struct dest *dest, const struct vmta *vmta)
 
 void queue_values(struct core *core, struct queue *q)
 {
-	value_resolve(core, name_str(q->dest->name), q->vmta, &q->v);
+	struct value_of of = {
+	    q->dest->own ? name_str(q->dest->name) : STR(""), name_str(q->provider)};
+
+	value_resolve(core, &of, q->vmta, &q->v);
 	mode_apply(core, q);
 	if (!vmta_acting(core, q->vmta)->conf || q->vmta->conf)
 		return;
@@ -44,7 +47,7 @@ static uint32_t queue_number(struct core *core, struct queue *q)
 static void queue_link(struct core *core, struct queue *q)
 {
 	struct link *links[] = {&q->lanes, &q->shares, &q->active, &q->conns, &q->idle, &q->half,
-	    &q->in_dirty, &q->in_unserved, &q->in_sweeping, &q->visits};
+	    &q->in_dirty, &q->in_waiters, &q->in_sweeping, &q->in_users, &q->visits};
 
 	for (size_t i = 0; i < COUNT_OF(links); i++)
 		link_init(links[i]);
@@ -52,10 +55,35 @@ static void queue_link(struct core *core, struct queue *q)
 	table_add(&core->queues, &q->node, queue_hash(q->dest, q->vmta));
 	q->slot = queue_number(core, q);
 	q->wake.kind = TIMER_WAKE;
-	q->grant.kind = WAITER_GRANT;
-	q->send.kind = WAITER_SEND;
 	q->sweep.kind = TIMER_SWEEP;
 	q->idle_timer.kind = TIMER_IDLE_QUEUE;
+}
+
+/* Of a single domain's queue: whose route its mail takes, and whose provider that leads to. */
+static struct name *look_route(struct core *core, struct queue *q)
+{
+	struct place p;
+
+	if (!q->dest->own)
+		return q->dest->rollup ? q->dest->name : NULL;
+	place_find(core, q->dest->own, q->vmta, &p);
+	q->routed = p.routed && p.dest == q->dest;
+	if (q->route_of != p.route)
+		link_append(&p.route->users, &q->in_users);
+	q->route_of = p.route;
+	return p.dest == q->dest ? p.route->provider : NULL;
+}
+
+static bool set_provider(struct core *core, struct queue *q)
+{
+	struct name *provider = look_route(core, q);
+
+	if (provider == q->provider)
+		return false;
+	if (q->provider)
+		name_drop(core, q->provider);
+	q->provider = provider ? name_keep(provider) : NULL;
+	return true;
 }
 
 static struct queue *queue_new(struct core *core, struct dest *dest, struct vmta *vmta)
@@ -73,13 +101,14 @@ static struct queue *queue_new(struct core *core, struct dest *dest, struct vmta
 	q->ceiling = CORE_START_CONNS;
 	q->event_ms = NEVER;
 	q->swept_ms = q->idle_ms = core->now;
-	q->routed = dest_routed(dest);
+	q->routed = true;
+	set_provider(core, q);
 	queue_values(core, q);
 	queue_idle(core, q);
 	return q;
 }
 
-struct queue *queue_get(struct core *core, struct dest *dest, struct vmta *vmta)
+struct queue *queue_at(const struct core *core, const struct dest *dest, const struct vmta *vmta)
 {
 	uint64_t hash = queue_hash(dest, vmta);
 
@@ -89,7 +118,14 @@ struct queue *queue_get(struct core *core, struct dest *dest, struct vmta *vmta)
 		if (q->dest == dest && q->vmta == vmta)
 			return q;
 	}
-	return queue_new(core, dest, vmta);
+	return NULL;
+}
+
+struct queue *queue_get(struct core *core, struct dest *dest, struct vmta *vmta)
+{
+	struct queue *q = queue_at(core, dest, vmta);
+
+	return q ? q : queue_new(core, dest, vmta);
 }
 
 /* Splits at the last slash: false, it is no queue's name. */
@@ -115,14 +151,7 @@ struct queue *queue_find(const struct core *core, struct str name)
 	if (!split_name(name, &to, &by) || !(dest = dest_find(core, to)) ||
 	    !(vmta = vmta_find(core, by)))
 		return NULL;
-	for (struct node *i = table_first(&core->queues, queue_hash(dest, vmta)); i;
-	     i = table_next(i)) {
-		struct queue *q = OWNER(i, struct queue, node);
-
-		if (q->dest == dest && q->vmta == vmta)
-			return q;
-	}
-	return NULL;
+	return queue_at(core, dest, vmta);
 }
 
 struct queue *queue_named(struct core *core, struct str name)
@@ -154,13 +183,22 @@ void queue_error(struct core *core, struct queue *q, struct str text, enum error
 
 void queue_rerouted(struct core *core, struct queue *q)
 {
-	bool routed = dest_routed(q->dest);
+	bool was = q->routed;
 
-	if (routed != q->routed) {
-		core->unrouted += routed ? -q->n[JOB_READY] : q->n[JOB_READY];
-		q->routed = routed;
-	}
+	if (set_provider(core, q))
+		queue_values(core, q);
+	if (was != q->routed)
+		core->unrouted += q->routed ? -q->n[JOB_READY] : q->n[JOB_READY];
 	queue_dirty(core, q);
+}
+
+/* Another configuration: what it says of this queue, and what of its mail belongs elsewhere now. */
+void queue_configured(struct core *core, struct queue *q)
+{
+	queue_rerouted(core, q);
+	queue_values(core, q);
+	if (q->n[JOB_READY])
+		sweep_now(core, q);
 }
 
 /* ---- the clock ---- */
@@ -252,13 +290,15 @@ void queue_free(struct core *core, struct queue *q)
 		next = l->next;
 		lane_free(core, OWNER(l, struct lane, in_queue));
 	}
-	limit_queue_gone(core, q);
-	link_remove(&q->in_unserved);
+	grant_unwait(core, q);
 	wheel_cancel(core->wheel, &q->wake.node);
 	wheel_cancel(core->wheel, &q->sweep.node);
 	wheel_cancel(core->wheel, &q->idle_timer.node);
 	link_remove(&q->in_dirty);
 	link_remove(&q->in_dest);
+	link_remove(&q->in_users);
+	if (q->provider)
+		name_drop(core, q->provider);
 	table_remove(&core->queues, &q->node);
 	core->queue_at[q->slot] = NULL;
 	core->queue_free[core->queue_frees++] = q->slot;

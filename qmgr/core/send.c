@@ -3,14 +3,11 @@
  * Transactions: which connection takes what. The turn among lanes (lane.c) says which job is next;
  * it takes the jobs behind it along that are of the same message and domain, and the turn is spent.
  *
- * Where a rate applies, only idle connections are used, so that a token is taken when MAIL is
- * written; a transaction takes as many recipients as there are tokens. What holds the queue, its
- * connections' paths or the lane decides who waits in whose line: the queue, or the lane alone.
- *
  * An idle connection goes first. A connection that works already gets a second transaction to go on
  * with, as long as the queue has more jobs ready than connections, so that the wire never idles and
  * no job waits behind another while a connection elsewhere is free. A connection to a worse MX host
- * takes its own domain's jobs only, and looks for them among the first CORE_LOOK jobs.
+ * takes its own domain's jobs only, and one at a provider those of domains that have its host among
+ * their best; such jobs are looked for among the first CORE_LOOK of the queue.
  */
 #include "qmgr/core/internal.h"
 
@@ -25,21 +22,24 @@ job_ref send_vet(struct core *core, struct queue *q, unsigned *budget)
 
 		if (outcome_moved(core, ref) || outcome_aged(core, ref))
 			continue;
-		domain_want(core, d); /* a new route, if this one's time is up */
+		domain_want(
+		    core, place_route(core, q, d)); /* a new route, if this one's time is up */
 		return ref;
 	}
 	return 0;
 }
 
-static job_ref look_in(
-    struct core *core, const struct link *ring, const struct domain *d, unsigned *looks)
+static job_ref look_in(struct core *core, const struct queue *q, const struct link *ring,
+    const struct conn *c, unsigned *looks)
 {
 	for (struct link *l = ring->next; l != ring; l = l->next) {
 		job_ref ref = lane_head(OWNER(l, struct lane, in_share));
 
 		for (; ref && !(ref & LIST_END) && *looks; ref = core_at(core, ref)->next) {
-			if (core_at(core, ref)->domain == d->index &&
-			    outcome_age(core, core_at(core, ref)) != AGE_EXPIRED)
+			const struct job *j = core_at(core, ref);
+
+			if (place_serves(core, c, core->domain_at[j->domain]) &&
+			    place_is_here(core, q, j) && outcome_age(core, j) != AGE_EXPIRED)
 				return ref;
 			--*looks;
 		}
@@ -47,20 +47,17 @@ static job_ref look_in(
 	return 0;
 }
 
-/* For a connection that serves one domain: that domain's first job, not far behind. */
-static job_ref look_for(struct core *core, const struct queue *q, const struct domain *d)
+/* For a connection that cannot serve what is next: the first job that it can, not far behind. */
+static job_ref look_for(struct core *core, const struct queue *q, const struct conn *c)
 {
 	unsigned looks = CORE_LOOK;
-	struct str status;
 
-	if (domain_failed(core, d, &status) || d->site != q->dest)
-		return 0;
 	for (struct link *s = q->active.next; s != &q->active; s = s->next) {
 		struct share *share = OWNER(s, struct share, in_active);
-		job_ref found = look_in(core, &share->urgent, d, &looks);
+		job_ref found = look_in(core, q, &share->urgent, c, &looks);
 
 		if (!found)
-			found = look_in(core, &share->active, d, &looks);
+			found = look_in(core, q, &share->active, c, &looks);
 		if (found || looks == 0)
 			return found;
 	}
@@ -95,32 +92,24 @@ static void gather(struct core *core, struct tx *tx, job_ref first, uint32_t mos
 	}
 }
 
-static uint32_t most_rcpts(const struct conn *c, uint64_t tokens)
+static uint32_t most_rcpts(const struct conn *c)
 {
 	uint32_t most = c->queue->v.max_rcpt;
 
 	if (c->rcpt_max && c->rcpt_max < most)
 		most = c->rcpt_max;
-	if (tokens < most)
-		most = (uint32_t)tokens;
 	return most < CORE_TX_RCPTS ? most : CORE_TX_RCPTS;
 }
 
-static void send(
-    struct core *core, struct conn *c, job_ref ref, uint64_t tokens, struct core_decision *out)
+static void send(struct core *core, struct conn *c, job_ref ref, struct core_decision *out)
 {
 	struct job *j = core_at(core, ref);
 	struct lane *lane = core->lane_at[j->lane];
 	struct domain *d = core->domain_at[j->domain];
 	bool last = j->last;
-	uint32_t bytes = job_bytes(j);
 	struct tx *tx = tx_new(core, core->next_id++, c, j->id);
 
-	tx->sent_ms = core->now;
-	gather(core, tx, ref, most_rcpts(c, tokens));
-	send_spend(core, c, lane, tx->n, bytes);
-	limit_leave(core, &c->queue->send, true);
-	lane->wait.ticket = 0;
+	gather(core, tx, ref, most_rcpts(c));
 	lane_spend(lane, last);
 	c->sent++;
 	conn_settle(core, c);
@@ -133,58 +122,22 @@ static void send(
 	    .job_count = tx->n};
 }
 
-/* What a choice of connections has met. */
-struct held {
-	struct limiter *by; /* of those that hold a connection back, the one that frees first */
-	int64_t when;
-	uint64_t tokens;
-};
-
-/* The job that it can take: the next one, or one of its own domain; 0: none. */
-static job_ref suits(struct core *core, const struct conn *c, job_ref ref)
-{
-	if (c->general || c->domain->index == core_at(core, ref)->domain)
-		return ref;
-	return look_for(core, c->queue, c->domain);
-}
-
-/* Path and source let it send, and the lane, if it is not the one that was asked already. */
-static bool passes(struct core *core, const struct conn *c, job_ref ref, struct held *held)
-{
-	struct limiter *l;
-	int64_t when = 0;
-
-	if (!core->rates)
-		return true;
-	if (send_refuses_lane(core, core->lane_at[core_at(core, ref)->lane], &held->tokens))
-		return false;
-	l = send_refuses_conn(core, c, &held->tokens, &when);
-	if (l && (!held->by || when < held->when)) {
-		held->by = l;
-		held->when = when;
-	}
-	return !l;
-}
-
 /* The first connection of the list that can take something; one that cannot goes behind the others.
  */
-static struct conn *choose(
-    struct core *core, struct link *list, bool busy, job_ref *ref, struct held *held)
+static struct conn *choose(struct core *core, struct link *list, job_ref *ref)
 {
-	struct link *l = list->next, *next, *last = list->prev;
-	unsigned tries = core->rates ? CORE_CHOICES : 8;
-	uint64_t tokens = held->tokens;
+	struct link *l = list->next, *next;
+	unsigned tries = 8;
 
-	for (bool end = false; l != list && tries && !end; l = next, tries--) {
+	for (; l != list && tries; l = next, tries--) {
 		struct conn *c = OWNER(l, struct conn, in_ready);
-		job_ref own = suits(core, c, *ref);
+		job_ref own;
 
 		next = l->next;
-		end = l == last;
-		held->tokens = tokens;
-		if (own &&
-		    !(busy && send_is_limited(core, c, core->lane_at[core_at(core, own)->lane])) &&
-		    passes(core, c, own, held)) {
+		if (place_serves(core, c, core->domain_at[core_at(core, *ref)->domain]))
+			return c;
+		own = look_for(core, c->queue, c);
+		if (own) {
 			*ref = own;
 			return c;
 		}
@@ -193,77 +146,22 @@ static struct conn *choose(
 	return NULL;
 }
 
-/* The next job whose lane may send; lanes that may not are put into the line of what holds them. */
-static job_ref next_job(struct core *core, struct queue *q, unsigned *budget, uint64_t *tokens)
+bool send_next(struct core *core, struct queue *q, struct core_decision *out, bool *again)
 {
-	job_ref ref;
-
-	while ((ref = send_vet(core, q, budget))) {
-		struct lane *lane = core->lane_at[core_at(core, ref)->lane];
-		struct limiter *l;
-
-		if (!core->rates)
-			return ref;
-		*tokens = CORE_TX_RCPTS;
-		limit_rank(&lane->wait, false, q->v.priority);
-		l = send_refuses_lane(core, lane, tokens);
-		if (!l)
-			return ref;
-		lane_park(core, lane, PARK_LIMIT);
-		limit_wait(core, l, LINE_SEND, &lane->wait);
-		--*budget;
-	}
-	return 0;
-}
-
-static enum send_found hold(struct core *core, struct queue *q, struct limiter *l)
-{
-	limit_wait(core, l, LINE_SEND, &q->send);
-	return SEND_HELD;
-}
-
-static enum send_found find(struct core *core, struct queue *q, struct core_decision *out)
-{
-	struct held held = {NULL, 0, CORE_TX_RCPTS};
 	unsigned budget = CORE_LOOK;
 	struct conn *c;
 	job_ref ref;
 
-	if ((link_alone(&q->idle) && link_alone(&q->half)) || hold_queue(q))
-		return SEND_NONE;
-	if (q->e.probe && q->n[JOB_IN_FLIGHT])
-		return SEND_NONE;
-	ref = next_job(core, q, &budget, &held.tokens);
-	if (budget == 0)
-		return SEND_AGAIN;
+	if (link_alone(&q->idle) && link_alone(&q->half))
+		return false;
+	ref = send_vet(core, q, &budget);
+	*again = budget == 0;
 	if (!ref)
-		return SEND_NONE;
-	if (core->rates && !link_alone(&q->idle)) {
-		struct limiter *l;
-
-		limit_rank(&q->send, false, q->v.priority);
-		l = send_refuses_queue(core, q, &held.tokens);
-		if (l)
-			return hold(core, q, l);
-	}
-	c = choose(core, &q->idle, false, &ref, &held);
-	if (!c && held.by) {
-		hold(core, q, held.by);
-		return SEND_SPARE;
-	}
+		return false;
+	c = choose(core, &q->idle, &ref);
 	if (!c && queue_ready(q) > q->limit.used)
-		c = choose(core, &q->half, true, &ref, &held);
-	if (!c)
-		return SEND_NONE;
-	send(core, c, ref, held.tokens, out);
-	return SEND_ONE;
-}
-
-enum send_found send_next(struct core *core, struct queue *q, struct core_decision *out)
-{
-	enum send_found found = find(core, q, out);
-
-	if (found == SEND_NONE || found == SEND_AGAIN)
-		limit_leave(core, &q->send, link_alone(&q->active));
-	return found;
+		c = choose(core, &q->half, &ref);
+	if (c)
+		send(core, c, ref, out);
+	return c != NULL;
 }

@@ -1,61 +1,122 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * From the configuration to what holds for a queue: values by specificity, virtual MTAs and their
- * sources. The destination's specificity goes first, the sender's second: a virtual MTA's word on
- * this destination, everybody's word on it, the virtual MTA's word on "*", everybody's word on "*",
- * the default. Each option finds its own.
+ * From the configuration to what holds for a queue: values by specificity. The destination's
+ * specificity goes first, the sender's second: a word on this very domain, then one on its
+ * provider, then one on "*"; and of each the virtual MTA's own, its pool's, everybody's. That makes
+ * nine layers, then the default. Each option finds its own value, so that a virtual MTA's "*" loses
+ * to everybody's word on a provider; a sender's ceiling belongs into its budget.
+ *
+ * DOMAIN and PROVIDER have the same options in the same order: a layer may be a node of either.
  */
 #include "qmgr/core/internal.h"
 #include <stdlib.h>
 #include <string.h>
 
-enum { VALUE_LAYERS = 4 };
+enum { PROVIDER_SHIFT = (int)CO_PROVIDER_max_smtp_out - (int)CO_DOMAIN_max_smtp_out };
 
-/* One `domains` entry; found by name, since there may be thousands and a queue asks four times. */
+#define QOPT(id, ...)                                                                              \
+	_Static_assert(                                                                            \
+	    (int)CO_PROVIDER_##id - (int)CO_DOMAIN_##id == PROVIDER_SHIFT, "one order for both");
+#include "common/config_queue.def"
+#undef QOPT
+
+/* One entry of `domains` or `providers`; found by name, since there may be thousands and a queue
+ * asks nine times. */
 struct named {
 	struct node node;
-	const struct conf_node *parent, *domain;
+	const struct conf_node *parent, *conf;
 };
 
-static struct named *find_named(
-    const struct core *core, const struct conf_node *parent, struct str name)
+static enum conf_opt name_opt(enum conf_section_type type)
 {
-	uint64_t hash = hash_bytes(core->seed, name);
+	return type == CONF_DOMAIN ? CO_DOMAIN_name : CO_PROVIDER_name;
+}
 
+static const struct conf_node *find_named(const struct core *core, enum conf_section_type type,
+    const struct conf_node *parent, struct str name)
+{
+	uint64_t hash = hash_mix(hash_bytes(core->seed, name), (uint64_t)type);
+
+	if (name.n == 0)
+		return NULL;
 	for (struct node *i = table_first(&core->named, hash); i; i = table_next(i)) {
 		struct named *n = OWNER(i, struct named, node);
 
-		if ((!parent || n->parent == parent) &&
-		    str_eq(str_of(conf_text(n->domain, CO_DOMAIN_name)), name))
-			return n;
+		if ((!parent || n->parent == parent) && n->conf->type == type &&
+		    str_eq(str_of(conf_text(n->conf, name_opt(type))), name))
+			return n->conf;
 	}
 	return NULL;
 }
 
-static const struct conf_node *find_domain(
-    const struct core *core, const struct conf_node *parent, struct str name)
-{
-	const struct named *n = parent ? find_named(core, parent, name) : NULL;
-
-	return n ? n->domain : NULL;
-}
-
 bool value_literal(const struct core *core, struct str domain)
 {
-	return !str_eq(domain, STR("*")) && find_named(core, NULL, domain);
+	return !str_eq(domain, STR("*")) && find_named(core, CONF_DOMAIN, NULL, domain);
+}
+
+/* ---- layers ---- */
+
+static const char *const layer_names[VALUE_LAYERS] = {"domain, virtual MTA", "domain, pool",
+    "domain", "provider, virtual MTA", "provider, pool", "provider", "*, virtual MTA", "*, pool",
+    "*"};
+
+const char *value_layer_name(int layer)
+{
+	return layer >= 0 && layer < VALUE_LAYERS ? layer_names[layer] : "default";
+}
+
+void value_layers(const struct core *core, const struct value_of *of, struct vmta *vmta,
+    const struct conf_node *layers[VALUE_LAYERS])
+{
+	struct vmta *sender = vmta ? vmta_acting(core, vmta) : NULL;
+	const struct conf_node *parents[] = {sender ? sender->conf : NULL,
+	    sender ? sender->pool : NULL, core->conf ? core->conf->root : NULL};
+
+	for (size_t i = 0; i < COUNT_OF(parents); i++) {
+		const struct conf_node *p = parents[i];
+
+		layers[i] = p ? find_named(core, CONF_DOMAIN, p, of->domain) : NULL;
+		layers[3 + i] = p ? find_named(core, CONF_PROVIDER, p, of->provider) : NULL;
+		layers[6 + i] = p ? find_named(core, CONF_DOMAIN, p, STR("*")) : NULL;
+	}
+}
+
+const struct conf_value *value_at(const struct conf_node *layer, enum conf_opt opt)
+{
+	return conf_get(
+	    layer, layer->type == CONF_PROVIDER ? (enum conf_opt)((int)opt + PROVIDER_SHIFT) : opt);
+}
+
+/* Without any section there is no node to ask: one of our own holds the defaults. */
+static const struct conf_value *default_of(enum conf_opt opt)
+{
+	static struct conf_value none[CONF_OPT_COUNT];
+	static const struct conf_node node = {.type = CONF_DOMAIN, .values = none};
+
+	return conf_get(&node, opt);
+}
+
+int value_pick(
+    const struct conf_node *const *layers, enum conf_opt opt, const struct conf_value **value)
+{
+	for (int i = 0; i < VALUE_LAYERS; i++) {
+		const struct conf_value *v = layers[i] ? value_at(layers[i], opt) : NULL;
+
+		if (!v || !v->set)
+			continue;
+		*value = v;
+		return i;
+	}
+	*value = default_of(opt);
+	return VALUE_LAYERS;
 }
 
 static const struct conf_value *pick(const struct conf_node *const *layers, enum conf_opt opt)
 {
-	static const struct conf_value none;
+	const struct conf_value *v;
 
-	for (int i = 0; i < VALUE_LAYERS; i++)
-		if (layers[i] && conf_get(layers[i], opt)->set)
-			return conf_get(layers[i], opt);
-	for (int i = 0; i < VALUE_LAYERS; i++)
-		if (layers[i])
-			return conf_get(layers[i], opt);
-	return &none;
+	value_pick(layers, opt, &v);
+	return v;
 }
 
 static int64_t number(const struct conf_node *const *layers, enum conf_opt opt)
@@ -66,6 +127,17 @@ static int64_t number(const struct conf_node *const *layers, enum conf_opt opt)
 static const char *text(const struct conf_node *const *layers, enum conf_opt opt)
 {
 	const char *s = pick(layers, opt)->text;
+
+	return s ? s : "";
+}
+
+/* An option with two names: the more specific of them, whichever it is. */
+static const char *text_of_two(
+    const struct conf_node *const *layers, enum conf_opt a, enum conf_opt b)
+{
+	const struct conf_value *va, *vb;
+	int at = value_pick(layers, a, &va), bt = value_pick(layers, b, &vb);
+	const char *s = bt < at ? vb->text : va->text;
 
 	return s ? s : "";
 }
@@ -102,27 +174,13 @@ static struct rate backoff_rate(const struct conf_value *v, const struct rate *n
 	return r;
 }
 
-/* Without any `domains` section there is no node to ask: one of our own holds the defaults. */
-static const struct conf_node *defaults(void)
-{
-	static struct conf_value none[CONF_OPT_COUNT];
-	static const struct conf_node node = {.type = CONF_DOMAIN, .values = none};
-
-	return &node;
-}
-
 void value_resolve(
-    const struct core *core, struct str destination, struct vmta *vmta, struct values *v)
+    const struct core *core, const struct value_of *of, struct vmta *vmta, struct values *v)
 {
-	const struct conf_node *root = core->conf ? core->conf->root : NULL;
-	const struct conf_node *sender = vmta ? vmta_acting(core, vmta)->conf : NULL;
-	const struct conf_node *layers[VALUE_LAYERS] = {find_domain(core, sender, destination),
-	    find_domain(core, root, destination), find_domain(core, sender, STR("*")),
-	    find_domain(core, root, STR("*"))};
+	const struct conf_node *layers[VALUE_LAYERS];
 	const struct conf_value *list;
 
-	if (!layers[3])
-		layers[3] = defaults();
+	value_layers(core, of, vmta, layers);
 #define U32(opt) (uint32_t) number(layers, CO_DOMAIN_##opt)
 	v->max_smtp_out = U32(max_smtp_out);
 	v->max_msg = U32(max_msg_per_connection);
@@ -170,9 +228,8 @@ void value_resolve(
 	v->source_notify = pick(layers, CO_DOMAIN_disabled_source_ip_notify);
 	v->patterns = pick(layers, CO_DOMAIN_smtp_pattern_list);
 	v->reroute = text(layers, CO_DOMAIN_reroute_to_virtual_mta);
-	v->backoff_reroute = text(layers, CO_DOMAIN_backoff_reroute_to_virtual_mta);
-	if (!*v->backoff_reroute)
-		v->backoff_reroute = text(layers, CO_DOMAIN_backoff_reroute_to_vmta);
+	v->backoff_reroute = text_of_two(
+	    layers, CO_DOMAIN_backoff_reroute_to_virtual_mta, CO_DOMAIN_backoff_reroute_to_vmta);
 	v->smtp_hosts = text(layers, CO_DOMAIN_smtp_hosts);
 	v->queue_to = text(layers, CO_DOMAIN_queue_to);
 	list = pick(layers, CO_DOMAIN_backoff_retry_after);
@@ -193,106 +250,14 @@ int64_t value_step(const int64_t *list, size_t n, uint32_t failures)
 	return list[failures > n ? n - 1 : failures - 1];
 }
 
-/* ---- virtual MTAs ---- */
-
-struct vmta *vmta_find(const struct core *core, struct str name)
-{
-	uint64_t hash = hash_bytes(core->seed, name);
-
-	for (struct node *i = table_first(&core->vmtas, hash); i; i = table_next(i))
-		if (str_eq(name_str(OWNER(i, struct vmta, node)->name), name))
-			return OWNER(i, struct vmta, node);
-	return NULL;
-}
-
-static void forget_sources(struct core *core, struct vmta *v)
-{
-	for (size_t i = 0; i < v->source_count; i++) {
-		name_drop(core, v->sources[i].address);
-		name_drop(core, v->sources[i].ehlo);
-	}
-	free(v->sources);
-	v->sources = NULL;
-	v->source_count = v->turn = 0;
-}
-
-static void read_sources(struct core *core, struct vmta *v)
-{
-	const struct conf_node *n = NULL;
-
-	while ((n = conf_next(v->conf, CONF_SOURCE, n))) {
-		const char *address = conf_text(n, CO_SOURCE_address);
-		const char *ehlo = conf_text(n, CO_SOURCE_host_name);
-		struct source *s;
-
-		v->sources = xrealloc(v->sources, (v->source_count + 1) * sizeof(*v->sources));
-		s = &v->sources[v->source_count++];
-		s->address = name_get(core, str_of(address));
-		s->ehlo = *ehlo ? name_get(core, str_of(ehlo)) : name_keep(core->host_name);
-		s->family = strchr(address, ':') ? 6 : 4;
-	}
-}
-
-static struct vmta *vmta_new(struct core *core, struct str name)
-{
-	struct vmta *v = xcalloc(1, sizeof(*v));
-
-	v->name = name_get(core, name);
-	table_add(&core->vmtas, &v->node, hash_bytes(core->seed, name));
-	return v;
-}
-
-struct vmta *vmta_get(struct core *core, struct str name)
-{
-	struct vmta *v = vmta_find(core, name.n ? name : name_str(core->default_vmta));
-
-	return v ? v : vmta_new(core, name.n ? name : name_str(core->default_vmta));
-}
-
-void vmta_drop(struct core *core, struct vmta *v)
-{
-	if (v->queues || v->conf)
-		return;
-	forget_sources(core, v);
-	table_remove(&core->vmtas, &v->node);
-	name_drop(core, v->name);
-	free(v);
-}
-
-struct vmta *vmta_acting(const struct core *core, struct vmta *v)
-{
-	struct vmta *d = v->conf ? v : vmta_find(core, name_str(core->default_vmta));
-
-	return d ? d : v;
-}
-
-struct str core_default_vmta(const struct core *core)
-{
-	return name_str(core->default_vmta);
-}
-
-static const char *default_vmta_name(const struct conf_node *root)
-{
-	const struct conf_node *first = conf_next(root, CONF_VMTA, NULL);
-	const char *name = conf_text(root, CO_GLOBAL_default_virtual_mta);
-
-	if (*name)
-		return name;
-	return first ? conf_text(first, CO_VMTA_name) : "default";
-}
+/* ---- the configuration ---- */
 
 static void forget_conf(struct core *core)
 {
-	struct node **all = table_list(&core->vmtas), *n;
+	struct node *n;
 
-	for (size_t i = 0; all[i]; i++) {
-		struct vmta *v = OWNER(all[i], struct vmta, node);
-
-		forget_sources(core, v);
-		v->conf = NULL;
-		vmta_drop(core, v);
-	}
-	free(all);
+	pool_forget(core);
+	provider_forget(core);
 	while ((n = table_any(&core->named))) {
 		table_remove(&core->named, n);
 		free(OWNER(n, struct named, node));
@@ -303,37 +268,61 @@ static void forget_conf(struct core *core)
 	conf_free(&core->conf);
 }
 
-static void learn_domains(struct core *core, const struct conf_node *parent)
+/* Does it say where mail goes, and not only how? */
+static bool places(const struct conf_node *n)
+{
+	static const enum conf_opt opts[] = {
+	    CO_DOMAIN_smtp_hosts, CO_DOMAIN_queue_to, CO_DOMAIN_disable_mx_rollup, CO_DOMAIN_type};
+
+	for (size_t i = 0; i < COUNT_OF(opts); i++)
+		if (value_at(n, opts[i])->set)
+			return true;
+	return false;
+}
+
+static void learn(struct core *core, const struct conf_node *parent, enum conf_section_type type)
 {
 	const struct conf_node *d = NULL;
 
-	while ((d = conf_next(parent, CONF_DOMAIN, d))) {
+	while ((d = conf_next(parent, type, d))) {
 		struct named *n = xcalloc(1, sizeof(*n));
+		struct str name = str_of(conf_text(d, name_opt(type)));
 
 		n->parent = parent;
-		n->domain = d;
-		table_add(&core->named, &n->node,
-		    hash_bytes(core->seed, str_of(conf_text(d, CO_DOMAIN_name))));
+		n->conf = d;
+		table_add(
+		    &core->named, &n->node, hash_mix(hash_bytes(core->seed, name), (uint64_t)type));
+		if (!places(d))
+			continue;
+		core->places = true;
+		core->provider_places |= type == CONF_PROVIDER;
 	}
+}
+
+void value_learn(struct core *core, const struct conf_node *parent)
+{
+	learn(core, parent, CONF_DOMAIN);
+	learn(core, parent, CONF_PROVIDER);
+}
+
+const struct conf_node *value_domain(const struct core *core, struct str domain)
+{
+	return find_named(core, CONF_DOMAIN, core->conf ? core->conf->root : NULL, domain);
 }
 
 void value_configure(struct core *core, struct conf *conf)
 {
-	const struct conf_node *root = conf->root, *n = NULL;
+	const struct conf_node *root = conf->root;
 
 	forget_conf(core);
 	core->conf = conf;
-	core->default_vmta = name_get(core, str_of(default_vmta_name(root)));
+	core->places = core->provider_places = false;
 	core->host_name = name_get(core, str_of(conf_text(root, CO_GLOBAL_host_name)));
 	core->default_port = (uint16_t)conf_num(root, CO_GLOBAL_default_smtp_port);
-	learn_domains(core, root);
-	while ((n = conf_next(root, CONF_VMTA, n))) {
-		struct vmta *v = vmta_get(core, str_of(conf_text(n, CO_VMTA_name)));
-
-		v->conf = n;
-		read_sources(core, v);
-		learn_domains(core, n);
-	}
+	core->total.max = (uint32_t)conf_num(root, CO_GLOBAL_total_max_smtp_out);
+	value_learn(core, root);
+	provider_configure(core, root);
+	pool_configure(core, root);
 }
 
 void value_fini(struct core *core)

@@ -53,6 +53,8 @@ struct sim_domain {
 	size_t host[8];
 	uint16_t preference[8];
 	bool asking;
+	bool fixed;    /* its name is a text of smtp-hosts */
+	bool implicit; /* no MX record */
 	uint64_t asked;
 };
 enum sim_state { SIM_QUEUED, SIM_IN_FLIGHT, SIM_ENDED };
@@ -411,8 +413,10 @@ static struct route_address sim_address(const struct sim *s, size_t host, int k)
 
 static void sim_resolve(struct sim *s, const struct core_decision *d)
 {
-	uint32_t i = sim_domain_of(s, d->domain);
+	uint32_t i = sim_domain_of(s, d->hosts.n ? d->hosts : d->domain);
 	struct sim_domain *m = &s->domain[i];
+
+	assert_true(m->fixed == (d->hosts.n > 0));
 
 	assert_false(m->asking); /* one question in flight */
 	m->asking = true;
@@ -438,9 +442,16 @@ static SIM_DEAD void sim_route(struct sim *s, uint32_t i)
 		for (int a = 0; a < h->addresses; a++)
 			hosts[k].address[a] = sim_address(s, m->host[k], a);
 	}
-	core_route(s->core, str_of(m->name), m->class, m->ttl_s,
-	    m->class == ROUTE_OK ? STR("") : STR("the resolver says no"), hosts,
-	    m->class == ROUTE_OK ? m->host_count : 0, s->now);
+	core_route(s->core,
+	    &(struct core_answer){.domain = m->fixed ? STR("") : str_of(m->name),
+		.fixed = m->fixed ? str_of(m->name) : STR(""),
+		.class = m->class,
+		.implicit = m->implicit,
+		.ttl_s = m->ttl_s,
+		.text = m->class == ROUTE_OK ? STR("") : STR("the resolver says no"),
+		.hosts = hosts,
+		.host_count = m->class == ROUTE_OK ? m->host_count : 0},
+	    s->now);
 }
 
 /* ---- connections ---- */

@@ -247,8 +247,12 @@ static void domains_come_and_go(void **state)
 				if (d.kind != DECIDE_RESOLVE)
 					continue;
 				str_copy(name, sizeof(name), d.domain);
-				core_route(core, str_of(name), ROUTE_NO_DOMAIN, 60, STR("gone"),
-				    NULL, 0, core->now);
+				core_route(core,
+				    &(struct core_answer){.domain = str_of(name),
+					.class = ROUTE_NO_DOMAIN,
+					.ttl_s = 60,
+					.text = STR("gone")},
+				    core->now);
 			}
 			for (int i = 0; i < 20; i++)
 				core_tick(core, core->now);
@@ -311,7 +315,12 @@ static void time_a_message(void **state)
 
 			str_copy(name, sizeof(name), d.domain);
 			if (d.kind == DECIDE_RESOLVE)
-				core_route(core, str_of(name), ROUTE_OK, 3600, STR(""), &host, 1,
+				core_route(core,
+				    &(struct core_answer){.domain = str_of(name),
+					.class = ROUTE_OK,
+					.ttl_s = 3600,
+					.hosts = &host,
+					.host_count = 1},
 				    core->now);
 			else if (d.kind == DECIDE_GRANT)
 				core_conn_ready(core, d.conn, 0, 0, core->now);
