@@ -129,6 +129,16 @@ static uint32_t slot_for(const struct due *due, int64_t tick)
 	return 2 * DUE_SLOTS + (uint32_t)(tick >> 2 * TURN_BITS & SLOT_MASK);
 }
 
+static uint32_t turn_slot(int64_t turn)
+{
+	return DUE_SLOTS + (uint32_t)(turn & SLOT_MASK);
+}
+
+static uint32_t great_slot(int64_t great)
+{
+	return 2 * DUE_SLOTS + (uint32_t)(great & SLOT_MASK);
+}
+
 /* When it must be looked at: its time to be sent, or to be given up, or a notice of delay. */
 static int64_t wake_ms(const struct core *core, const struct job *j)
 {
@@ -147,6 +157,19 @@ void due_add(struct core *core, job_ref ref)
 	if (slot < DUE_SLOTS)
 		due->bits[slot / 64] |= UINT64_C(1) << slot % 64;
 	job_append(core, LIST_BATCH | batch_get(due, core->lane_at[j->lane], slot)->number, ref);
+}
+
+/* It is being brought down: what is gone from it stands in later batches now. */
+bool due_falls(const struct due *due, const struct lane *lane, const struct batch *b)
+{
+	int64_t turn = due->tick >> TURN_BITS, great = turn >> TURN_BITS;
+	uint32_t slots[] = {
+	    turn_slot(turn), turn_slot(turn + 1), great_slot(great), great_slot(great + 1)};
+
+	for (size_t i = 0; i < COUNT_OF(slots); i++)
+		if (b->node.hash == batch_hash(lane, slots[i]))
+			return true;
+	return false;
 }
 
 /* The first job of the slot, or 0. */
@@ -170,16 +193,6 @@ static bool bring_down(struct core *core, uint32_t slot, unsigned *budget)
 		due_add(core, ref);
 	}
 	return true;
-}
-
-static uint32_t turn_slot(int64_t turn)
-{
-	return DUE_SLOTS + (uint32_t)(turn & SLOT_MASK);
-}
-
-static uint32_t great_slot(int64_t great)
-{
-	return 2 * DUE_SLOTS + (uint32_t)(great & SLOT_MASK);
 }
 
 /* Everything of this turn must be on level 0 before its seconds pass. */

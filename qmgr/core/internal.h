@@ -169,6 +169,8 @@ static inline struct batch *due_batch(const struct due *due, uint32_t number)
 	return &due->slabs[number / JOB_SLAB][number % JOB_SLAB];
 }
 void due_add(struct core *core, job_ref ref);
+struct lane;
+bool due_falls(const struct due *due, const struct lane *lane, const struct batch *b);
 bool due_advance(struct core *core, unsigned *budget); /* true: there is more to do now */
 int64_t due_next_ms(const struct core *core);
 
@@ -473,8 +475,6 @@ struct queue {
 	struct link visits;
 	struct pass pass;
 	int64_t next_due_ms, last_due_ms; /* of waiting jobs: the earliest known, the last given */
-	uint64_t flush_seen;
-	bool flush_match;
 	int64_t idle_ms; /* since when nothing happens here */
 	struct timer wake, sweep, idle_timer;
 };
@@ -580,7 +580,7 @@ struct core {
 	uint32_t closing, resolving;
 	struct worker **workers; /* owned */
 	unsigned worker_count;
-	uint64_t next_id, flushes, flushed;
+	uint64_t next_id, flushed;
 	struct tx *tx_free;
 	struct pending *ring; /* owned; power of two */
 	size_t ring_cap, ring_head, ring_count;
@@ -710,6 +710,12 @@ void tenant_fini(struct core *core);
 enum tally_event { TALLY_DELIVERED, TALLY_DEFERRED, TALLY_BOUNCED };
 void tenant_tally(struct lane *lane, enum tally_event event);
 struct name *name_find(const struct core *core, struct str text); /* no reference; or NULL */
+
+/* ---- select.c ---- */
+bool core_is_pattern(struct str s);
+/* DESTINATION/VMTA, or a domain in the place of its destination; or NULL. */
+struct queue *queue_meant(const struct core *core, struct str name);
+bool queue_matches(const struct core *core, const struct queue *q, struct str pattern);
 
 /* ---- lane.c: out of the turn ---- */
 struct share *share_find(const struct core *core, const struct queue *q, const struct name *tenant);

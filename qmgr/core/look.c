@@ -132,15 +132,6 @@ bool core_glob(struct str pattern, struct str text)
 	return p == pattern.n;
 }
 
-/* By its name, its destination, or a domain whose mail goes there. */
-static bool queue_matches(const struct core *core, const struct queue *q, struct str pattern)
-{
-	struct str destination = name_str(q->dest->name);
-
-	return core_glob(pattern, str_of(q->name)) || core_glob(pattern, destination) ||
-	       str_eq(core_destination(core, pattern), destination);
-}
-
 size_t core_queues(const struct core *core, struct str pattern, struct core_cursor *cursor,
     struct queue_view *out, size_t n)
 {
@@ -260,11 +251,14 @@ void core_release(struct core *core, job_ref ref, int64_t now_ms)
 	outcome_place(core, ref, false);
 }
 
-static void flush_job(struct core *core, job_ref ref, struct queue *q)
+static void flush_job(struct core *core, job_ref ref)
 {
 	struct job *j = core_at(core, ref);
 	struct domain *d = core->domain_at[j->domain];
+	struct queue *q = core->lane_at[j->lane]->share->queue;
 
+	if (j->state != JOB_WAITING && j->state != JOB_READY)
+		return;
 	if (q->failures || q->hold_ms)
 		queue_unhold(core, q);
 	if (!d->route && !d->asking) { /* ask the name servers again, too */
@@ -278,38 +272,47 @@ static void flush_job(struct core *core, job_ref ref, struct queue *q)
 	outcome_place(core, ref, false);
 }
 
-__attribute__((weak)) void core_flush_job(struct core *core, job_ref ref, int64_t now_ms)
+/* A whole queue, or lanes, or what a pattern matches: only that is walked, see select.c. */
+bool core_flush(struct core *core, struct str pattern, struct core_cursor *cursor, unsigned budget,
+    int64_t now_ms)
+{
+	struct core_filter filter = {.queue = pattern};
+	bool more = true;
+	job_ref ref[64];
+
+	core_clock(core, now_ms);
+	while (more && budget) {
+		unsigned looks = budget < COUNT_OF(ref) ? budget : COUNT_OF(ref);
+		size_t n = core_select(core, &filter, cursor, ref, COUNT_OF(ref), looks, &more);
+
+		for (size_t i = 0; i < n; i++) {
+			const struct job *j = core_at(core, ref[i]);
+
+			/* Without a due time, but tried: it was waiting until we came. */
+			if (j->state == JOB_WAITING ||
+			    (j->state == JOB_READY && (j->due_ms || !j->attempts)))
+				core->flushed++;
+			flush_job(core, ref[i]);
+		}
+		budget -= looks;
+	}
+	return more;
+}
+
+void core_flush_job(struct core *core, job_ref ref, int64_t now_ms)
+{
+	core_clock(core, now_ms);
+	if (job_valid(core, ref))
+		flush_job(core, ref);
+}
+
+void core_bounce(struct core *core, job_ref ref, struct str text, int64_t now_ms)
 {
 	struct job *j = job_valid(core, ref);
 
 	core_clock(core, now_ms);
-	if (j && (j->state == JOB_WAITING || j->state == JOB_READY))
-		flush_job(core, ref, core->lane_at[j->lane]->share->queue);
-}
-
-bool core_flush(struct core *core, struct str pattern, struct core_cursor *cursor, unsigned budget,
-    int64_t now_ms)
-{
-	core_clock(core, now_ms);
-	if (cursor->b == 0)
-		cursor->b = ++core->flushes;
-	for (; budget && cursor->a + 1 < core->jobs.used; budget--) {
-		job_ref ref = (job_ref)++cursor->a;
-		struct job *j = job_valid(core, ref);
-		struct queue *q;
-
-		if (!j || (j->state != JOB_WAITING && j->state != JOB_READY))
-			continue;
-		q = core->lane_at[j->lane]->share->queue;
-		if (q->flush_seen != cursor->b) {
-			q->flush_seen = cursor->b;
-			q->flush_match = queue_matches(core, q, pattern);
-		}
-		if (q->flush_match ||
-		    str_eq_nocase(pattern, name_str(core->domain_at[j->domain]->name))) {
-			flush_job(core, ref, q);
-			core->flushed++;
-		}
-	}
-	return cursor->a + 1 < core->jobs.used;
+	if (!j || j->state == JOB_ENDED || j->state == JOB_IN_FLIGHT)
+		return;
+	outcome_loosen(core, ref);
+	outcome_end(core, ref, OUTCOME_BOUNCED, -1, STR("5.7.0"), text, true);
 }
