@@ -173,28 +173,28 @@ static bool lane_fits(const struct select *s, const struct lane *lane)
 
 /* ---- places ---- */
 
-struct place {
+struct spot {
 	uint32_t lane;	/* its seq in the ring; without one, its index */
 	uint32_t which; /* the batch's seq; or the list */
 	bool listed;	/* in one of the lane's own lists */
 	job_ref ref;	/* given out last; 0: the head comes next */
 	uint32_t sum;	/* of what it was */
 };
-#define PLACE_LISTED UINT64_C(0x80000000)
+#define SPOT_LISTED UINT64_C(0x80000000)
 
-static struct place place_of(const struct core_cursor *c)
+static struct spot spot_of(const struct core_cursor *c)
 {
-	return (struct place){.lane = (uint32_t)(c->a >> 32),
+	return (struct spot){.lane = (uint32_t)(c->a >> 32),
 	    .which = (uint32_t)c->a,
-	    .listed = (c->b >> 32 & PLACE_LISTED) != 0,
-	    .ref = (job_ref)(c->b >> 32 & ~PLACE_LISTED),
+	    .listed = (c->b >> 32 & SPOT_LISTED) != 0,
+	    .ref = (job_ref)(c->b >> 32 & ~SPOT_LISTED),
 	    .sum = (uint32_t)c->b};
 }
 
-static struct core_cursor cursor_of(const struct place *p)
+static struct core_cursor cursor_of(const struct spot *p)
 {
 	return (struct core_cursor){.a = (uint64_t)p->lane << 32 | p->which,
-	    .b = (p->ref | (p->listed ? PLACE_LISTED : 0)) << 32 | p->sum};
+	    .b = (p->ref | (p->listed ? SPOT_LISTED : 0)) << 32 | p->sum};
 }
 
 static uint32_t sum_of(const struct job *j)
@@ -257,7 +257,7 @@ static struct batch *batch_from(const struct lane *lane, uint32_t seq)
 }
 
 /* What was given out last is still there, in that list: the stream goes on behind it. */
-static bool still_there(const struct core *core, const struct lane *lane, const struct place *p)
+static bool still_there(const struct core *core, const struct lane *lane, const struct spot *p)
 {
 	const struct job *j = p->ref ? job_valid(core, p->ref) : NULL;
 	const struct batch *b;
@@ -271,7 +271,7 @@ static bool still_there(const struct core *core, const struct lane *lane, const 
 }
 
 /* The head of the list at that place, or of the next one that has jobs; 0: the lane is done. */
-static job_ref next_head(const struct lane *lane, struct place *p)
+static job_ref next_head(const struct lane *lane, struct spot *p)
 {
 	if (!p->listed) {
 		const struct batch *b = batch_from(lane, p->which);
@@ -290,7 +290,7 @@ static job_ref next_head(const struct lane *lane, struct place *p)
 }
 
 /* The next job of the lane, or 0; the place is then where it stands. */
-static job_ref step(const struct core *core, const struct lane *lane, struct place *p, bool sure)
+static job_ref step(const struct core *core, const struct lane *lane, struct spot *p, bool sure)
 {
 	job_ref ref;
 
@@ -316,8 +316,8 @@ static bool job_fits(const struct select *s, const struct job *j)
 }
 
 /* Fills `out` from this lane on behind the place. True: the lane is done. */
-static bool take_lane(const struct select *s, const struct lane *lane, struct place *p,
-    job_ref *out, size_t n, size_t *found, unsigned *budget)
+static bool take_lane(const struct select *s, const struct lane *lane, struct spot *p, job_ref *out,
+    size_t n, size_t *found, unsigned *budget)
 {
 	bool sure = false;
 
@@ -340,20 +340,20 @@ size_t core_select(const struct core *core, const struct core_filter *filter,
     struct core_cursor *cursor, job_ref *out, size_t n, unsigned budget, bool *more)
 {
 	struct select s = plan(core, filter);
-	struct place p = place_of(cursor);
+	struct spot p = spot_of(cursor);
 	const struct lane *lane = s.none ? NULL : lane_from(&s, p.lane);
 	size_t found = 0;
 
 	while (lane && found < n && budget) {
 		if (lane_place(&s, lane) != p.lane)
-			p = (struct place){.lane = lane_place(&s, lane)};
+			p = (struct spot){.lane = lane_place(&s, lane)};
 		if (!lane_fits(&s, lane))
 			budget -= ++s.skipped % LANES_A_STEP == 0;
 		else if (!take_lane(&s, lane, &p, out, n, &found, &budget))
 			break;
 		lane = lane_after(&s, lane);
 		if (lane)
-			p = (struct place){.lane = lane_place(&s, lane)};
+			p = (struct spot){.lane = lane_place(&s, lane)};
 	}
 	*more = lane != NULL;
 	*cursor = cursor_of(&p);
