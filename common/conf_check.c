@@ -1,50 +1,179 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * Checks of a whole configuration: what no single option can say. Errors stop a start or a reload;
- * hints are what is probably not meant, and stop nothing.
+ * Checks of a whole configuration: what no single option can say. Every error stops a start or a
+ * reload, so only what can never be meant is one; the rest is a hint (conf_hints.c). All are told
+ * at once. What one option's parser has refused is not told of again.
+ *
+ * Names are looked up in one sorted array: a configuration may have 100,000 domains.
  */
-#include "common/conf_impl.h"
+#include "common/conf_check.h"
 #include <stdarg.h>
 #include <stdio.h>
-#include <sys/resource.h>
+#include <stdlib.h>
 #include <sys/un.h>
 
 /* The longest socket name below run-directory: "/smtp-out.63.sock" and its NUL. */
 #define SOCKET_NAME_BYTES sizeof("/smtp-out.63.sock")
 
-static void PRINTF_LIKE(4, 5) at_value(
-    struct conf_problems *p, const struct conf_node *n, enum conf_opt opt, const char *fmt, ...)
+struct name_entry {
+	const struct conf_node *parent;
+	enum conf_section_type type;
+	const char *name;
+	const struct conf_node *node;
+};
+
+/* --- what the other files of the check stand on -------------------------------------------------
+ */
+
+static int name_order(const void *va, const void *vb)
+{
+	const struct name_entry *a = va, *b = vb;
+	if (a->parent != b->parent)
+		return (uintptr_t)a->parent < (uintptr_t)b->parent ? -1 : 1;
+	if (a->type != b->type)
+		return a->type < b->type ? -1 : 1;
+	return strcmp(a->name, b->name);
+}
+
+static void gather_names(struct check *k, const struct conf_node *n)
+{
+	for (size_t i = 0; i < n->child_count; i++) {
+		const struct conf_node *child = n->children[i];
+		gather_names(k, child);
+		if (check_name(child)[0] == 0)
+			continue;
+		if ((k->name_count & (k->name_count - 1)) == 0) {
+			size_t cap = k->name_count == 0 ? 1 : k->name_count * 2;
+			k->names = xrealloc(k->names, cap * sizeof(*k->names));
+		}
+		k->names[k->name_count++] =
+		    (struct name_entry){n, child->type, check_name(child), child};
+	}
+}
+
+void check_init(struct check *k, const struct conf *c, struct conf_problems *p)
+{
+	*k = (struct check){.conf = c, .problems = p};
+	gather_names(k, c->root);
+	if (k->name_count > 1)
+		qsort(k->names, k->name_count, sizeof(*k->names), name_order);
+}
+
+void check_fini(struct check *k)
+{
+	free(k->names);
+	*k = (struct check){0};
+}
+
+const struct conf_node *check_find(const struct check *k, const struct conf_node *parent,
+    enum conf_section_type type, const char *name)
+{
+	const struct name_entry key = {parent, type, name, NULL}, *found = NULL;
+	if (k->name_count > 0)
+		found = bsearch(&key, k->names, k->name_count, sizeof(key), name_order);
+	return found != NULL ? found->node : NULL;
+}
+
+const struct conf_node *check_sender(const struct check *k, const char *name)
+{
+	const struct conf_node *n = check_find(k, k->conf->root, CONF_VMTA, name);
+	return n != NULL ? n : check_find(k, k->conf->root, CONF_POOL, name);
+}
+
+static void put_problem(
+    struct check *k, const struct conf_node *n, enum conf_opt opt, const char *fmt, va_list ap)
 {
 	const struct conf_value *v = conf_get(n, opt);
+	char text[600];
+	vsnprintf(text, sizeof text, fmt, ap);
+	conf_problem(k->problems, v->set ? v->file : n->file, v->set ? v->line : n->line, "%s: %s",
+	    conf_opts[opt].key, text);
+}
+
+void check_value(
+    struct check *k, const struct conf_node *n, enum conf_opt opt, const char *fmt, ...)
+{
+	va_list ap;
+	va_start(ap, fmt);
+	put_problem(k, n, opt, fmt, ap);
+	va_end(ap);
+}
+
+void check_node(struct check *k, const struct conf_node *n, const char *fmt, ...)
+{
 	char text[600];
 	va_list ap;
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof text, fmt, ap);
 	va_end(ap);
-	conf_problem(p, v->set ? v->file : n->file, v->set ? v->line : n->line, "%s: %s",
-	    conf_opts[opt].key, text);
+	conf_problem(k->problems, n->file, n->line, "%s", text);
 }
 
-static void check_required(const struct conf_node *n, struct conf_problems *p)
+/* config_queue.def gives both sections the same options in the same order. */
+enum conf_opt check_queue_opt(const struct conf_node *n, enum conf_opt opt)
+{
+	if (n->type == CONF_DOMAIN)
+		return opt;
+	must(n->type == CONF_PROVIDER);
+	return (enum conf_opt)(
+	    (int)CO_PROVIDER_max_smtp_out + (int)opt - (int)CO_DOMAIN_max_smtp_out);
+}
+
+const struct conf_value *check_given(const struct conf_node *n, enum conf_opt opt)
+{
+	const struct conf_value *v = conf_get(n, opt);
+	return v->set ? v : NULL;
+}
+
+bool check_touched(const struct conf_node *n, enum conf_opt opt)
+{
+	const struct conf_value *v = &n->values[(size_t)opt - conf_first_opt(n->type)];
+	return v->set || v->line != 0;
+}
+
+const char *check_where(const struct check *k, const struct conf_node *n, char out[300])
+{
+	snprintf(out, 300, "%.280s:%u",
+	    n->file < k->conf->file_count ? k->conf->files[n->file] : "configuration", n->line);
+	return out;
+}
+
+const char *check_name(const struct conf_node *n)
+{
+	int opt = conf_name_opt(n->type);
+	return opt < 0 ? "" : conf_text(n, (enum conf_opt)opt);
+}
+
+static void each_queue_section(struct check *k, const struct conf_node *parent,
+    void (*fn)(struct check *k, const struct conf_node *n))
+{
+	for (size_t i = 0; i < parent->child_count; i++) {
+		const struct conf_node *n = parent->children[i];
+		if (n->type == CONF_DOMAIN || n->type == CONF_PROVIDER)
+			fn(k, n);
+		else if (n->type == CONF_VMTA || n->type == CONF_POOL)
+			each_queue_section(k, n, fn);
+	}
+}
+
+void check_queue_sections(struct check *k, void (*fn)(struct check *k, const struct conf_node *n))
+{
+	each_queue_section(k, k->conf->root, fn);
+}
+
+/* --- sections by themselves ---------------------------------------------------------------------
+ */
+
+static void check_required(struct check *k, const struct conf_node *n)
 {
 	size_t first = conf_first_opt(n->type);
 	for (size_t i = first; i < first + conf_opts_of(n->type); i++) {
-		const struct conf_value *v = &n->values[i - first];
-		/* A line without a value: it was given, and wrong. */
-		if (conf_opt_required((enum conf_opt)i) && !v->set && v->line == 0)
-			conf_problem(p, n->file, n->line, "%s: this option is required here",
-			    conf_opts[i].key);
+		enum conf_opt opt = (enum conf_opt)i;
+		if (conf_opt_required(opt) && !check_touched(n, opt))
+			check_node(k, n, "%s: this option is required here", conf_opts[i].key);
 	}
 	for (size_t i = 0; i < n->child_count; i++)
-		check_required(n->children[i], p);
-}
-
-static void check_vmta_name(
-    const struct conf *c, const struct conf_node *n, enum conf_opt opt, struct conf_problems *p)
-{
-	const char *name = conf_text(n, opt);
-	if (name[0] != 0 && conf_find(c->root, CONF_VMTA, CO_VMTA_name, name) == NULL)
-		at_value(p, n, opt, "no virtual MTA is named \"%s\"", name);
+		check_required(k, n->children[i]);
 }
 
 static bool same_listener(const struct conf_node *a, const struct conf_node *b)
@@ -66,33 +195,34 @@ static bool same_file(const struct conf_node *a, const struct conf_node *b)
 }
 
 /* Entries of short lists that must differ from all before them. */
-static void check_twice(const struct conf_node *parent, enum conf_section_type type,
-    const char *what, bool (*same)(const struct conf_node *, const struct conf_node *),
-    struct conf_problems *p)
+static void check_twice(struct check *k, const struct conf_node *parent,
+    enum conf_section_type type, const char *what,
+    bool (*same)(const struct conf_node *, const struct conf_node *))
 {
 	const struct conf_node *n = NULL;
 	while ((n = conf_next(parent, type, n)) != NULL)
 		for (const struct conf_node *m = conf_next(parent, type, NULL); m != n;
 		     m = conf_next(parent, type, m))
 			if (same(m, n)) {
-				conf_problem(p, n->file, n->line,
-				    "%s stands twice, the first time in line %u", what, m->line);
+				check_node(k, n, "%s stands twice, the first time in line %u", what,
+				    m->line);
 				break;
 			}
 }
 
-static void check_listener(const struct conf *c, const struct conf_node *n, struct conf_problems *p)
+static void check_listener(struct check *k, const struct conf_node *n)
 {
 	bool cert = conf_text(n, CO_LISTENER_tls_certificate)[0] != 0;
 	bool key = conf_text(n, CO_LISTENER_tls_key)[0] != 0;
-	check_vmta_name(c, n, CO_LISTENER_virtual_mta, p);
 	if (cert && !key)
-		at_value(p, n, CO_LISTENER_tls_certificate, "%s is missing beside it", "tls-key");
+		check_value(
+		    k, n, CO_LISTENER_tls_certificate, "%s is missing beside it", "tls-key");
 	if (key && !cert)
-		at_value(p, n, CO_LISTENER_tls_key, "%s is missing beside it", "tls-certificate");
+		check_value(
+		    k, n, CO_LISTENER_tls_key, "%s is missing beside it", "tls-certificate");
 }
 
-static void check_accounting(const struct conf_node *n, struct conf_problems *p)
+static void check_accounting(struct check *k, const struct conf_node *n)
 {
 	static const char *const types[] = {"d", "b", "t", "tq", "r", "rb", "f"};
 	const struct conf_value *v = conf_get(n, CO_ACCOUNTING_records);
@@ -103,105 +233,45 @@ static void check_accounting(const struct conf_node *n, struct conf_problems *p)
 		for (size_t j = 0; j < i; j++)
 			twice |= strcmp(v->texts[i], v->texts[j]) == 0;
 		if (!known)
-			at_value(p, n, CO_ACCOUNTING_records,
+			check_value(k, n, CO_ACCOUNTING_records,
 			    "\"%.40s\" is not one of d, b, t, tq, r, rb, f", v->texts[i]);
 		if (twice)
-			at_value(p, n, CO_ACCOUNTING_records, "\"%s\" stands twice", v->texts[i]);
+			check_value(
+			    k, n, CO_ACCOUNTING_records, "\"%s\" stands twice", v->texts[i]);
 	}
+}
+
+static void check_run_directory(struct check *k)
+{
+	const struct sockaddr_un *un = NULL;
+	if (strlen(conf_text(k->conf->root, CO_GLOBAL_run_directory)) >
+	    sizeof un->sun_path - SOCKET_NAME_BYTES)
+		check_value(k, k->conf->root, CO_GLOBAL_run_directory, "%s",
+		    "the path is too long for names of sockets in it (90 bytes)");
 }
 
 void conf_check(const struct conf *c, struct conf_problems *p)
 {
 	const struct conf_node *n = NULL;
-	const struct sockaddr_un *un = NULL;
-	check_required(c->root, p);
-	check_vmta_name(c, c->root, CO_GLOBAL_default_virtual_mta, p);
+	struct check k;
+	check_init(&k, c, p);
+	check_required(&k, c->root);
 	if (conf_next(c->root, CONF_LISTENER, NULL) == NULL)
 		conf_problem(p, 0, 0,
 		    "no listeners: write listeners = ( { address = \"127.0.0.1\"; port = 25; } );");
 	while ((n = conf_next(c->root, CONF_LISTENER, n)) != NULL)
-		check_listener(c, n, p);
+		check_listener(&k, n);
 	while ((n = conf_next(c->root, CONF_VMTA, n)) != NULL)
-		check_twice(n, CONF_SOURCE, "this source address", same_source, p);
+		check_twice(&k, n, CONF_SOURCE, "this source address", same_source);
 	while ((n = conf_next(c->root, CONF_ACCOUNTING, n)) != NULL)
-		check_accounting(n, p);
-	check_twice(c->root, CONF_LISTENER, "this address and port", same_listener, p);
-	check_twice(c->root, CONF_ACCOUNTING, "this file", same_file, p);
-	if (strlen(conf_text(c->root, CO_GLOBAL_run_directory)) >
-	    sizeof un->sun_path - SOCKET_NAME_BYTES)
-		at_value(p, c->root, CO_GLOBAL_run_directory, "%s",
-		    "the path is too long for names of sockets in it (90 bytes)");
-}
-
-/* --- hints ------------------------------------------------------------------------------------ */
-
-static void hint_domains(const struct conf *c, const struct conf_node *parent, struct buf *out)
-{
-	int64_t total = conf_num(c->root, CO_GLOBAL_total_max_smtp_out);
-	const struct conf_node *n = NULL;
-	while ((n = conf_next(parent, CONF_DOMAIN, n)) != NULL) {
-		const struct conf_value *v = conf_get(n, CO_DOMAIN_max_smtp_out);
-		char origin[512];
-		conf_origin(c, v, origin);
-		if (v->set && v->num > total)
-			buf_printf(out,
-			    "%s: max-smtp-out %lld is more than total-max-smtp-out %lld\n", origin,
-			    (long long)v->num, (long long)total);
-	}
-}
-
-/* Rule of precedence: the more specific destination wins over the more specific sender. */
-static void hint_shadowed(const struct conf *c, const struct conf_node *any, struct buf *out)
-{
-	size_t first = conf_first_opt(CONF_DOMAIN);
-	const struct conf_node *n = NULL;
-	while ((n = conf_next(c->root, CONF_DOMAIN, n)) != NULL) {
-		if (strcmp(conf_text(n, CO_DOMAIN_name), "*") == 0)
-			continue;
-		for (size_t i = first; i < first + conf_opts_of(CONF_DOMAIN); i++) {
-			const struct conf_value *mine = conf_get(any, (enum conf_opt)i);
-			const struct conf_value *theirs = conf_get(n, (enum conf_opt)i);
-			char origin[512], winner[512];
-			if (i == CO_DOMAIN_name || !mine->set || !theirs->set)
-				continue;
-			conf_origin(c, mine, origin);
-			conf_origin(c, theirs, winner);
-			buf_printf(out, "%s: %s does not hold for %s: %s is more specific\n",
-			    origin, conf_opts[i].key, conf_text(n, CO_DOMAIN_name), winner);
-		}
-	}
-}
-
-static void hint_descriptors(const struct conf *c, struct buf *out)
-{
-	struct rlimit limit;
-	int64_t wanted = conf_num(c->root, CO_GLOBAL_total_max_smtp_out) +
-			 conf_num(c->root, CO_GLOBAL_total_max_smtp_in);
-	char origin[512];
-	if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_max >= (rlim_t)wanted)
-		return;
-	conf_origin(c, conf_get(c->root, CO_GLOBAL_total_max_smtp_out), origin);
-	buf_printf(out,
-	    "%s: total-max-smtp-out and total-max-smtp-in allow %lld connections, but this system "
-	    "allows a process "
-	    "%llu open files\n",
-	    origin, (long long)wanted, (unsigned long long)limit.rlim_max);
-}
-
-void conf_hints(const struct conf *c, struct buf *out)
-{
-	const struct conf_node *n = NULL;
-	while ((n = conf_next(c->root, CONF_LISTENER, n)) != NULL)
-		if (conf_get(n, CO_LISTENER_relay_from)->count == 0)
-			buf_printf(out,
-			    "%s:%u: this listener has no relay-from: it refuses every client\n",
-			    n->file < c->file_count ? c->files[n->file] : "configuration", n->line);
-	hint_domains(c, c->root, out);
-	while ((n = conf_next(c->root, CONF_VMTA, n)) != NULL) {
-		const struct conf_node *any = conf_find(n, CONF_DOMAIN, CO_DOMAIN_name, "*");
-		hint_domains(c, n, out);
-		if (any != NULL)
-			hint_shadowed(c, any, out);
-	}
-	hint_descriptors(c, out);
+		check_accounting(&k, n);
+	check_twice(&k, c->root, CONF_LISTENER, "this address and port", same_listener);
+	check_twice(&k, c->root, CONF_ACCOUNTING, "this file", same_file);
+	check_run_directory(&k);
+	check_senders(&k);
+	check_providers(&k);
+	check_queues(&k);
+	check_rules(&k);
+	check_tenants(&k);
+	check_fini(&k);
 }

@@ -71,7 +71,7 @@ static int rate_time(struct str s, int64_t *ms)
 /* 0, -EINVAL, or -ERANGE past RATE_AMOUNT_MAX. */
 static int rate_amount(const struct conf_opt_def *d, struct str s, int64_t *n)
 {
-	bool volume = strstr(d->key, "data-volume") != NULL;
+	bool volume = strstr(d->key, "-data-") != NULL;
 	if (volume && conf_size_parse(s, n) != 0)
 		return -EINVAL;
 	if (!volume) {

@@ -99,9 +99,14 @@ static size_t count_children(const struct conf_node *root, enum conf_section_typ
 	return n;
 }
 
+/* Virtual MTAs and pools: they share one name space, and mail may be given to either. */
 static void read_vmtas(struct settings *s, const struct conf_node *root)
 {
-	s->vmtas = xcalloc(count_children(root, CONF_VMTA) + 1, sizeof(char *));
+	s->vmtas = xcalloc(
+	    count_children(root, CONF_VMTA) + count_children(root, CONF_POOL) + 1, sizeof(char *));
+	for (const struct conf_node *c = conf_next(root, CONF_POOL, NULL); c;
+	     c = conf_next(root, CONF_POOL, c))
+		s->vmtas[s->vmta_count++] = xstrdup(conf_text(c, CO_POOL_name));
 	for (const struct conf_node *c = conf_next(root, CONF_VMTA, NULL); c;
 	     c = conf_next(root, CONF_VMTA, c))
 		s->vmtas[s->vmta_count++] = xstrdup(conf_text(c, CO_VMTA_name));

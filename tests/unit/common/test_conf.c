@@ -241,7 +241,7 @@ static const struct {
     {"references",
 	"default-virtual-mta = \"x\";\nlisteners = ( { virtual-mta = \"y\"; } );\nvirtual-mtas = ( "
 	"{ name = \"z\"; } );\n",
-	"c:1: default-virtual-mta: no virtual MTA is named \"x\"\nc:2: virtual-mta: no virtual MTA "
+	"c:1: default-virtual-mta: no virtual MTA or pool is named \"x\"\nc:2: virtual-mta: no virtual MTA or pool "
 	"is named \"y\"\n"},
     {"entries that must differ",
 	"listeners = ( { }, { port = 26; },\n { address = \"127.0.0.1\"; } );\n"
