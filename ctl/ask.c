@@ -111,13 +111,13 @@ static bool take_lines(
 	return false;
 }
 
-static void read_answer(int fd, ask_row_fn *on_row, void *ctx, struct answer *a)
+static void read_answer(int fd, int wait_ms, ask_row_fn *on_row, void *ctx, struct answer *a)
 {
 	struct buf in;
 	buf_init(&in, LINE_MAX_BYTES);
 	for (;;) {
 		struct pollfd waiting = {fd, POLLIN, 0};
-		int ready = poll(&waiting, 1, WAIT_MS);
+		int ready = poll(&waiting, 1, wait_ms);
 		if (ready < 0 && errno == EINTR)
 			continue;
 		unsigned char *p = ready > 0 ? buf_reserve(&in, 65536) : NULL;
@@ -142,7 +142,8 @@ static void read_answer(int fd, ask_row_fn *on_row, void *ctx, struct answer *a)
 	buf_fini(&in);
 }
 
-void ask(const char *path, const char *request, ask_row_fn *on_row, void *ctx, struct answer *a)
+static void ask_within(const char *path, const char *request, int wait_ms, ask_row_fn *on_row,
+    void *ctx, struct answer *a)
 {
 	*a = (struct answer){0};
 	int fd = open_socket(path, a);
@@ -152,6 +153,17 @@ void ask(const char *path, const char *request, ask_row_fn *on_row, void *ctx, s
 	 * write. */
 	if (send_all(fd, str_of(request)))
 		(void)send_all(fd, STR("\n"));
-	read_answer(fd, on_row, ctx, a);
+	read_answer(fd, wait_ms, on_row, ctx, a);
 	close(fd);
+}
+
+void ask(const char *path, const char *request, ask_row_fn *on_row, void *ctx, struct answer *a)
+{
+	ask_within(path, request, WAIT_MS, on_row, ctx, a);
+}
+
+void ask_and_follow(
+    const char *path, const char *request, ask_row_fn *on_row, void *ctx, struct answer *a)
+{
+	ask_within(path, request, -1, on_row, ctx, a);
 }

@@ -45,6 +45,10 @@ typedef void ask_row_fn(void *ctx, json_t *row); /* row stays the caller's */
 void ask(
     const char *path, const char *request, ask_row_fn *on_row, void *ctx, struct answer *answer);
 
+/* The same, for an answer without an end, however long it is silent. */
+void ask_and_follow(
+    const char *path, const char *request, ask_row_fn *on_row, void *ctx, struct answer *answer);
+
 /* --- show.c: rows for people and for programs --------------------------------------------------
  */
 enum shape {
@@ -52,11 +56,14 @@ enum shape {
 	SHAPE_OBJECT, /* one thing: "key: value" lines, or one JSON object; several are merged */
 	SHAPE_LINES,  /* a list whose member "error" people read a line each */
 	SHAPE_TEXT,   /* an object whose member "text" people want as it is */
+	SHAPE_STREAM, /* a list without an end: a row is printed when it comes, JSON one a line */
 };
 enum shape show_shape(const char *service, const char *verb);
 struct show;
 /* several: rows come from more than one instance. */
 struct show *show_new(FILE *out, enum shape shape, bool json, bool several);
+struct view;
+void show_view(struct show *s, const struct view *view); /* how people see it */
 void show_row(struct show *s, int instance, json_t *row);
 void show_end(struct show **s);
 

@@ -5,7 +5,7 @@
  * sysexits.h.
  */
 #include "common/types.h"
-#include "ctl/ctl.h"
+#include "ctl/view.h"
 #include <pwd.h>
 #include <stdlib.h>
 #include <sysexits.h>
@@ -98,12 +98,14 @@ static int ask_all(const struct args *a, const struct instance *list, size_t n)
 	if (request == NULL)
 		return wrong_usage("an argument is not UTF-8");
 	size_t asked = asks_one(a->verb) ? 1 : n;
-	struct asking asking = {
-	    .show = show_new(stdout, show_shape(a->service, a->verb), a->json, asked > 1)};
+	bool follow = json_object_get(a->options, "follow") != NULL;
+	enum shape shape = follow ? SHAPE_STREAM : show_shape(a->service, a->verb);
+	struct asking asking = {.show = show_new(stdout, shape, a->json, asked > 1)};
+	show_view(asking.show, view_find(a->service, a->verb));
 	for (size_t i = 0; i < asked; i++) {
 		struct answer answer;
 		asking.instance = list[i].number;
-		ask(list[i].path, request, on_row, &asking, &answer);
+		(follow ? ask_and_follow : ask)(list[i].path, request, on_row, &asking, &answer);
 		if (answer.status != EX_OK) {
 			fflush(stdout);
 			fprintf(stderr, "posternctl: %s: %s\n", a->service,

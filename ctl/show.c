@@ -7,15 +7,13 @@
  * Texts in answers may repeat what remote servers said: control characters never reach the
  * terminal.
  */
-#include "common/buf.h"
-#include "common/log.h"
-#include "ctl/ctl.h"
+#include "common/clock.h"
+#include "ctl/view.h"
 #include <stdlib.h>
 #include <string.h>
 
 enum {
 	WINDOW = 500,	     /* rows that decide the widths of a table */
-	CELL_MAX = 1024,     /* bytes of a cell */
 	COLUMN_MAX = 60,     /* cells that are wider do not widen their column */
 	OBJECTS_MAX = 100000 /* rows of what should be one object */
 };
@@ -29,6 +27,8 @@ struct show {
 	json_t *columns; /* array of keys; NULL before the table began */
 	size_t *widths;
 	bool *numeric;
+	const struct view *view; /* NULL: everything is shown */
+	int64_t now_ms;
 };
 
 enum shape show_shape(const char *service, const char *verb)
@@ -42,6 +42,9 @@ enum shape show_shape(const char *service, const char *verb)
 	    {"message", SHAPE_OBJECT},
 	    {"flush", SHAPE_OBJECT},
 	    {"delete", SHAPE_OBJECT},
+	    {"bounce", SHAPE_OBJECT},
+	    {"why", SHAPE_OBJECT},
+	    {"explain", SHAPE_OBJECT},
 	    {"reload", SHAPE_LINES},
 	    {"stop", SHAPE_OBJECT},
 	    {"config", SHAPE_TEXT},
@@ -56,7 +59,7 @@ enum shape show_shape(const char *service, const char *verb)
 
 static bool is_list(const struct show *s)
 {
-	return s->shape == SHAPE_LIST || s->shape == SHAPE_LINES;
+	return s->shape == SHAPE_LIST || s->shape == SHAPE_LINES || s->shape == SHAPE_STREAM;
 }
 
 struct show *show_new(FILE *out, enum shape shape, bool json, bool several)
@@ -67,75 +70,10 @@ struct show *show_new(FILE *out, enum shape shape, bool json, bool several)
 	return s;
 }
 
-/* --- cells ------------------------------------------------------------------------------------ */
-
-static int to_buf(const char *p, size_t n, void *arg)
+void show_view(struct show *s, const struct view *view)
 {
-	buf_put(arg, p, n);
-	return 0;
-}
-
-static bool all_texts(const json_t *array)
-{
-	size_t i;
-	json_t *item;
-	json_array_foreach(array, i, item) if (!json_is_string(item)) return false;
-	return true;
-}
-
-static void raw_text(struct buf *b, const json_t *v)
-{
-	size_t i;
-	json_t *item;
-	if (json_is_string(v)) {
-		buf_put(b, json_string_value(v), json_string_length(v));
-	} else if (json_is_boolean(v)) {
-		buf_cstr(b, json_is_true(v) ? "yes" : "no");
-	} else if (json_is_array(v) && all_texts(v)) {
-		json_array_foreach(v, i, item)
-		{
-			if (i > 0)
-				buf_cstr(b, ", ");
-			buf_put(b, json_string_value(item), json_string_length(item));
-		}
-	} else if (v != NULL && !json_is_null(v)) {
-		json_dump_callback(
-		    v, to_buf, b, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
-	}
-}
-
-/* What stands for the value in a line; "-" for nothing. */
-static void cell(char out[CELL_MAX], const json_t *v)
-{
-	struct buf b;
-	buf_init(&b, CELL_MAX);
-	raw_text(&b, v);
-	if (b.n == 0 && !b.failed)
-		buf_cstr(&b, "-");
-	log_clean(out, CELL_MAX, (struct str){(const char *)b.p, b.n});
-	if (b.failed)
-		str_copy(out, CELL_MAX, STR("(long: see --json)"));
-	buf_fini(&b);
-}
-
-/* Columns on the screen: characters, not bytes. */
-static size_t width_of(const char *text)
-{
-	size_t n = 0;
-	for (; *text != 0; text++)
-		n += ((unsigned char)*text & 0xC0) != 0x80;
-	return n;
-}
-
-static void pad(FILE *out, const char *text, size_t width, bool right, bool last)
-{
-	size_t n = width_of(text);
-	int blanks = n < width ? (int)(width - n) : 0;
-	if (right)
-		fprintf(out, "%*s%s", blanks, "", text);
-	else
-		fprintf(out, "%s%*s", text, last ? 0 : blanks, "");
-	fputs(last ? "\n" : "  ", out);
+	s->view = view;
+	s->now_ms = clock_wall_ms();
 }
 
 /* --- tables ----------------------------------------------------------------------------------- */
@@ -149,6 +87,11 @@ static bool has_text(const json_t *array, const char *text)
 	return false;
 }
 
+static bool has_columns(const struct show *s)
+{
+	return s->view != NULL && s->view->columns != NULL;
+}
+
 /* The columns of all rows of the window, in the order of their first appearance. */
 static void find_columns(struct show *s)
 {
@@ -156,30 +99,62 @@ static void find_columns(struct show *s)
 	json_t *row, *value;
 	const char *key;
 	s->columns = json_array();
-	json_array_foreach(s->rows, i, row)
-	    json_object_foreach(row, key, value) if (!has_text(s->columns, key))
-		json_array_append_new(s->columns, json_string(key));
+	if (has_columns(s))
+		for (const struct column *c = s->view->columns; c->heading != NULL; c++)
+			json_array_append_new(s->columns, json_string(c->key));
+	else
+		json_array_foreach(s->rows, i, row)
+		    json_object_foreach(row, key, value) if (!has_text(s->columns, key))
+			json_array_append_new(s->columns, json_string(key));
 	s->widths = xcalloc(json_array_size(s->columns) + 1, sizeof *s->widths);
 	s->numeric = xcalloc(json_array_size(s->columns) + 1, sizeof *s->numeric);
 }
 
+static void put_cell(const struct show *s, char text[CELL_MAX], const json_t *row, size_t c)
+{
+	const char *key = json_string_value(json_array_get(s->columns, c));
+	if (has_columns(s))
+		s->view->columns[c].cell(text, row, key, s->now_ms);
+	else
+		cell_print(text, json_object_get(row, key));
+}
+
+static bool is_numeric(const struct show *s, const json_t *row, size_t c)
+{
+	const json_t *v = json_object_get(row, json_string_value(json_array_get(s->columns, c)));
+	if (has_columns(s))
+		return s->view->columns[c].right;
+	return v == NULL || json_is_null(v) || json_is_number(v);
+}
+
+/* A key in capitals, or the view's word. */
+static void heading(const struct show *s, char head[CELL_MAX], size_t c)
+{
+	if (has_columns(s)) {
+		str_copy(head, CELL_MAX, str_of(s->view->columns[c].heading));
+		return;
+	}
+	str_copy(head, CELL_MAX, str_of(json_string_value(json_array_get(s->columns, c))));
+	for (char *p = head; *p != 0; p++)
+		*p = *p >= 'a' && *p <= 'z' ? (char)(*p - 32) : *p;
+}
+
 static void measure(struct show *s)
 {
-	size_t i, c;
-	json_t *row, *column;
+	json_t *row;
 	char text[CELL_MAX];
-	json_array_foreach(s->columns, c, column)
-	{
-		s->widths[c] = width_of(json_string_value(column));
+	size_t i;
+	for (size_t c = 0; c < json_array_size(s->columns); c++) {
+		heading(s, text, c);
+		s->widths[c] = cell_width(text);
 		s->numeric[c] = true;
 		json_array_foreach(s->rows, i, row)
 		{
-			const json_t *v = json_object_get(row, json_string_value(column));
-			cell(text, v);
-			size_t n = width_of(text);
+			put_cell(s, text, row, c);
+			size_t n = cell_width(text);
 			if (n > s->widths[c])
 				s->widths[c] = n > COLUMN_MAX ? COLUMN_MAX : n;
-			if (v != NULL && !json_is_null(v) && !json_is_number(v))
+			if (!is_numeric(s, row, c))
 				s->numeric[c] = false;
 		}
 	}
@@ -187,44 +162,60 @@ static void measure(struct show *s)
 
 static void table_row(struct show *s, const json_t *row)
 {
-	size_t c, n = json_array_size(s->columns);
-	json_t *column;
 	char text[CELL_MAX];
-	json_array_foreach(s->columns, c, column)
-	{
-		cell(text, json_object_get(row, json_string_value(column)));
-		pad(s->out, text, s->widths[c], s->numeric[c], c + 1 == n);
+	size_t n = json_array_size(s->columns);
+	for (size_t c = 0; c < n; c++) {
+		put_cell(s, text, row, c);
+		cell_pad(s->out, text, s->widths[c], s->numeric[c], c + 1 == n);
 	}
 }
 
 static void table_begin(struct show *s)
 {
-	size_t i, c, n;
+	size_t i, n;
 	json_t *item;
+	char head[CELL_MAX];
 	find_columns(s);
 	measure(s);
 	n = json_array_size(s->columns);
-	json_array_foreach(s->columns, c, item)
-	{
-		char head[CELL_MAX];
-		str_copy(head, sizeof head, str_of(json_string_value(item)));
-		for (char *p = head; *p != 0; p++)
-			*p = *p >= 'a' && *p <= 'z' ? (char)(*p - 32) : *p;
-		pad(s->out, head, s->widths[c], s->numeric[c], c + 1 == n);
+	for (size_t c = 0; c < n; c++) {
+		heading(s, head, c);
+		cell_pad(s->out, head, s->widths[c], s->numeric[c], c + 1 == n);
 	}
 	json_array_foreach(s->rows, i, item) table_row(s, item);
 	json_array_clear(s->rows);
 }
 
+/* What is followed is seen as it comes, for programs one object a line. */
+static void stream_row(struct show *s, json_t *row)
+{
+	s->now_ms = clock_wall_ms();
+	if (s->json) {
+		json_dumpf(row, s->out, JSON_COMPACT);
+		fputs("\n", s->out);
+	} else if (s->view != NULL && s->view->say != NULL) {
+		s->view->say(s->out, row, s->now_ms);
+	} else {
+		char text[CELL_MAX];
+		cell_print(text, row);
+		fprintf(s->out, "%s\n", text);
+	}
+	fflush(s->out);
+}
+
 static void list_row(struct show *s, json_t *row)
 {
-	if (s->json) {
+	if (s->shape == SHAPE_STREAM) {
+		stream_row(s, row);
+	} else if (s->json) {
 		fputs(s->printed++ == 0 ? "[\n" : ",\n", s->out);
 		json_dumpf(row, s->out, JSON_COMPACT);
 	} else if (s->shape == SHAPE_LINES) {
 		char text[CELL_MAX];
-		cell(text, json_object_get(row, "error"));
+		cell_print(text, json_object_get(row, "error"));
 		fprintf(s->out, "%s\n", text);
+	} else if (s->view != NULL && s->view->say != NULL) {
+		s->view->say(s->out, row, s->now_ms);
 	} else if (s->columns != NULL) {
 		table_row(s, row);
 	} else {
@@ -236,6 +227,8 @@ static void list_row(struct show *s, json_t *row)
 
 static void list_end(struct show *s)
 {
+	if (s->shape == SHAPE_STREAM)
+		return;
 	if (s->json)
 		fputs(s->printed == 0 ? "[]\n" : "\n]\n", s->out);
 	else if (s->columns == NULL && json_array_size(s->rows) > 0)
@@ -269,7 +262,7 @@ static void member_lines(struct show *s, const char *key, json_t *value, int ind
 		json_array_foreach(value, i, item) show_row(inner, 0, item);
 		show_end(&inner);
 	} else {
-		cell(text, value);
+		cell_print(text, value);
 		fprintf(s->out, "%*s%s: %*s%s\n", indent, "", key, (int)(width - strlen(key)), "",
 		    text);
 	}
@@ -332,6 +325,8 @@ static void object_end(struct show *s)
 			fputs("\n", s->out);
 		if (s->shape == SHAPE_TEXT)
 			print_text(s, row);
+		else if (s->view != NULL && s->view->say != NULL)
+			s->view->say(s->out, row, s->now_ms);
 		else
 			object_lines(s, row, 0);
 	}
