@@ -39,6 +39,7 @@ struct tx *tx_new(struct core *core, uint64_t id, struct conn *c, uint64_t messa
 	tx->message = message;
 	tx->conn = c;
 	tx->n = 0;
+	tx->sent_ms = 0;
 	c->tx[c->tx_count++] = tx;
 	table_add(&core->txs, &tx->node, hash_mix(core->seed, id));
 	return tx;
@@ -79,29 +80,12 @@ struct conn *conn_find(const struct core *core, uint64_t id)
 	return NULL;
 }
 
-static struct limit_set limits_of(struct core *core, struct queue *q, struct path *path)
-{
-	return (struct limit_set){{
-	    [LIMIT_TOTAL] = &core->total,
-	    [LIMIT_QUEUE] = &q->limit,
-	    [LIMIT_PATH] = path ? &path->conns : NULL,
-	}};
-}
-
-int conn_admit(struct core *core, struct queue *q, struct path *path)
-{
-	struct limit_set set = limits_of(core, q, path);
-
-	return limit_admit(&set);
-}
-
 struct conn *conn_new(struct core *core, uint64_t id, unsigned worker, struct queue *q,
     struct domain *d, struct str source, struct str host, const struct route_address *address,
     uint16_t port)
 {
 	struct conn *c = xcalloc(1, sizeof(*c));
-	struct link *links[] = {&c->in_queue, &c->in_worker, &c->in_ready, &c->in_idle};
-	struct limit_set set;
+	struct link *links[] = {&c->in_queue, &c->in_worker, &c->in_ready};
 
 	for (size_t i = 0; i < COUNT_OF(links); i++)
 		link_init(links[i]);
@@ -114,10 +98,11 @@ struct conn *conn_new(struct core *core, uint64_t id, unsigned worker, struct qu
 	c->address = *address;
 	c->port = port;
 	c->timer.kind = TIMER_CONN;
-	set = limits_of(core, q, c->path);
-	limit_take(&set);
 	d->conns++;
 	q->opening++;
+	q->limit.used++;
+	c->path->conns.used++;
+	seat_conn(core, c);
 	core->workers[worker]->conns++;
 	link_append(&q->conns, &c->in_queue);
 	link_append(&core->workers[worker]->list, &c->in_worker);
@@ -129,7 +114,7 @@ static void unlist(struct core *core, struct conn *c)
 {
 	wheel_cancel(core->wheel, &c->timer.node);
 	link_remove(&c->in_ready);
-	link_remove(&c->in_idle);
+	seat_idle(core, c, false);
 }
 
 /* The one place where a connection's state changes: the queue counts them by state. */
@@ -139,23 +124,42 @@ static void set_state(struct core *core, struct conn *c, enum conn_state state)
 
 	q->opening -= c->state == CONN_OPENING;
 	q->closing -= c->state == CONN_CLOSING;
-	core->closing -= c->state == CONN_CLOSING;
 	q->opening += state == CONN_OPENING;
 	q->closing += state == CONN_CLOSING;
-	core->closing += state == CONN_CLOSING;
+	seat_state(core, c, state);
 	c->state = state;
+}
+
+/* Time of its own: what it spent behind another one does not count. */
+void conn_measured(struct core *core, const struct tx *tx)
+{
+	struct conn *c = tx->conn;
+	struct queue *q = c->queue;
+	int64_t from = tx->sent_ms > c->result_ms ? tx->sent_ms : c->result_ms, us;
+
+	c->result_ms = core->now;
+	if (!tx->sent_ms)
+		return;
+	us = 1000 * (core->now - from);
+	if (us > UINT32_MAX / 8)
+		us = UINT32_MAX / 8;
+	q->message_us = q->message_us ? (7 * q->message_us + (uint32_t)us) / 8 : (uint32_t)us;
+	if (q->message_us == 0)
+		q->message_us = 1;
 }
 
 void conn_free(struct core *core, struct conn *c)
 {
 	struct queue *q = c->queue;
 	struct domain *d = c->domain;
-	struct limit_set set = limits_of(core, q, c->path);
 
 	must(c->tx_count == 0);
 	unlist(core, c);
-	limit_give(&set);
+	seat_unseat(core, c);
 	set_state(core, c, CONN_READY);
+	must(q->limit.used > 0 && c->path->conns.used > 0);
+	q->limit.used--;
+	c->path->conns.used--;
 	link_remove(&c->in_queue);
 	link_remove(&c->in_worker);
 	core->workers[c->worker]->conns--;
@@ -167,7 +171,6 @@ void conn_free(struct core *core, struct conn *c)
 	domain_idle(core, d);
 	queue_idle(core, q);
 	queue_dirty(core, q);
-	grant_wake(core);
 }
 
 void conn_close(struct core *core, struct conn *c, bool hard)
@@ -195,20 +198,11 @@ static uint32_t left(const struct conn *c)
 }
 
 /* A queue without any connection waits for one, and this one has had its slice. */
-static bool gives_way(const struct core *core, const struct conn *c)
+static bool gives_way(const struct conn *c)
 {
 	uint32_t slice = c->queue->limit.used > 1 ? CORE_ROOM_SLICE : 4 * CORE_ROOM_SLICE;
 
-	return core->total.used >= core->total.max && c->sent >= slice &&
-	       core->closing < core->starved_count;
-}
-
-/* More are open than the limits allow: a reload has lowered them. Those that are closing already
- * are on their way out, so that as many end as there are too many. */
-static bool is_too_many(const struct core *core, const struct queue *q)
-{
-	return q->limit.used - q->closing > q->e.max_smtp_out ||
-	       core->total.used - core->closing > core->total.max;
+	return c->sent >= slice && seat_starves(c);
 }
 
 /* The configuration has given its domain another queue since. */
@@ -222,11 +216,23 @@ static bool is_astray(const struct core *core, const struct conn *c)
 	       p.dest != c->queue->dest && (p.dest->own || c->queue->dest->own);
 }
 
-/* It gets no further transaction, and is closed after the last result. */
+/* It gets no further transaction, and is closed after the last result. More may be open than the
+ * limits allow: a reload or a mode has lowered them; those that are closing already are on their
+ * way out, so that as many end as there are too many. */
 static bool is_spent(const struct core *core, const struct conn *c)
 {
-	return left(c) == 0 || gives_way(core, c) || is_too_many(core, c->queue) ||
-	       is_astray(core, c);
+	return left(c) == 0 || gives_way(c) || seat_too_many(c) || is_astray(core, c);
+}
+
+/* Others wait where it counts. */
+static void offer_room(struct core *core, const struct conn *c)
+{
+	for (uint32_t i = 0; i < c->seat_count; i++) {
+		struct limiter *l = c->seats[i].budget->of[LIMIT_CONNS];
+
+		if (l && l->line[LINE_OPEN].n)
+			conn_room(core, l);
+	}
 }
 
 void conn_settle(struct core *core, struct conn *c)
@@ -239,41 +245,59 @@ void conn_settle(struct core *core, struct conn *c)
 	unlist(core, c);
 	if (c->state != CONN_READY || !core->started)
 		return;
-	if (is_spent(core, c)) {
+	if (is_spent(core, c) || (c->tx_count == 0 && hold_queue(q))) {
 		if (c->tx_count == 0)
 			conn_close(core, c, false);
 		return;
 	}
 	if (c->tx_count == 0) {
 		link_prepend(&q->idle, &c->in_ready); /* the last used goes first: the others age */
-		link_append(&core->idle, &c->in_idle);
+		seat_idle(core, c, true);
 		wheel_add(core->wheel, &c->timer.node, core->now + q->v.idle_ms);
-		conn_room(core);
+		offer_room(core, c);
 	} else if (c->tx_count < CORE_DEPTH) {
 		link_append(&q->half, &c->in_ready);
 	}
+}
+
+/* Its queue waits for a token that comes soon: the one of each path that was used last is kept for
+ * it. */
+static bool is_kept(const struct core *core, const struct conn *c)
+{
+	const struct queue *q = c->queue;
+	unsigned looks = CORE_LOOK;
+
+	if (!q->send.at || q->v.idle_ms == 0 ||
+	    limiter_frees_ms(core, q->send.at, LINE_SEND) > core->now + CORE_WAIT_IDLE)
+		return false;
+	for (struct link *l = q->idle.next; l != &c->in_ready && looks; l = l->next, looks--)
+		if (l == &q->idle || OWNER(l, struct conn, in_ready)->path == c->path)
+			return false;
+	return looks > 0;
 }
 
 void conn_on_timer(struct core *core, struct conn *c)
 {
 	if (c->lost)
 		conn_free(core, c);
+	else if (c->state == CONN_READY && c->tx_count == 0 && is_kept(core, c))
+		wheel_add(core->wheel, &c->timer.node, core->now + c->queue->v.idle_ms);
 	else if (c->state == CONN_READY && c->tx_count == 0)
 		conn_close(core, c, false);
 }
 
-/* While queues wait for a connection: closes the connections that have been idle for longest. */
-void conn_room(struct core *core)
+/* While queues wait for a connection there: closes those that have been idle for longest. */
+void conn_room(struct core *core, struct limiter *limiter)
 {
-	struct link *l = core->idle.next, *next;
+	struct budget *b = limiter->budget;
+	struct link *l = b->idle.next, *next;
 	unsigned looks = CORE_LOOK;
 
-	for (; l != &core->idle && looks; l = next, looks--) {
-		struct conn *c = OWNER(l, struct conn, in_idle);
+	for (; l != &b->idle && looks; l = next, looks--) {
+		struct conn *c = OWNER(l, struct seat, in_idle)->conn;
 
 		next = l->next;
-		if (core->closing >= core->waiter_count + core->starved_count ||
-		    core->total.used < core->total.max)
+		if (b->closing >= limiter->line[LINE_OPEN].n || b->used < limiter->max)
 			return;
 		if (link_alone(&c->queue->in_dirty) || queue_ready(c->queue) == 0)
 			conn_close(core, c, false); /* else it is about to be used */
@@ -301,7 +325,12 @@ void core_worker_up(struct core *core, unsigned worker, int64_t now_ms)
 	core_clock(core, now_ms);
 	must(worker < CORE_WORKERS);
 	worker_get(core, worker)->up = true;
-	grant_wake(core);
+	while (!link_alone(&core->unserved)) {
+		struct queue *q = OWNER(core->unserved.next, struct queue, in_unserved);
+
+		link_remove(&q->in_unserved);
+		queue_dirty(core, q);
+	}
 }
 
 /* Its process died. The kernel has reset it, but the peer need not have noticed yet: it counts
@@ -412,6 +441,8 @@ void conn_configured(struct core *core)
 {
 	struct node **all = table_list(&core->conns);
 
+	for (size_t i = 0; all[i]; i++)
+		seat_conn(core, OWNER(all[i], struct conn, node));
 	for (size_t i = 0; all[i]; i++) {
 		struct conn *c = OWNER(all[i], struct conn, node);
 
@@ -443,6 +474,8 @@ void core_conn_ready(
 	c->mail_max = mail_max;
 	if (c->state == CONN_OPENING)
 		set_state(core, c, CONN_READY);
+	if (!c->queue->send.at && !c->queue->send.ticket)
+		c->queue->send.ticket = c->ticket; /* it has waited long enough */
 	grant_opened(core, c);
 	conn_settle(core, c);
 }

@@ -34,8 +34,8 @@ struct core *core_new(uint64_t seed, int64_t now_ms)
 	struct table *tables[] = {&core->named, &core->providers, &core->entries, &core->pools,
 	    &core->names, &core->domains, &core->dests, &core->vmtas, &core->queues, &core->lanes,
 	    &core->conns, &core->txs, &core->tls, &core->shares, &core->tenants, &core->campaigns};
-	struct link *links[] = {&core->dirty, &core->starved, &core->waiters, &core->sweeping,
-	    &core->resolve_fifo, &core->idle, &core->tls_age};
+	struct link *links[] = {&core->dirty, &core->unserved, &core->sweeping,
+	    &core->resolve_fifo, &core->tls_age};
 
 	core->seed = hash_mix(seed, UINT64_C(0x506f737465726e));
 	core->random = seed;
@@ -48,10 +48,11 @@ struct core *core_new(uint64_t seed, int64_t now_ms)
 	job_store_init(&core->jobs);
 	due_init(&core->due, now_ms);
 	core->wheel = wheel_new(now_ms);
+	budget_init(core);
 	core->default_vmta = name_get(core, STR("default"));
 	core->host_name = name_get(core, STR(""));
+	core->no_source = name_keep(core->host_name);
 	core->default_port = 25;
-	core->total.max = 20000;
 	/* Numbers of connections and transactions go on after a restart: time is part of them. */
 	core->next_id = ((uint64_t)now_ms << 20 & INT64_MAX) | 1;
 	core->ring_cap = 256;
@@ -96,6 +97,8 @@ static void free_places(struct core *core)
 		if (core->domain_at[i])
 			domain_free(core, core->domain_at[i]);
 	grant_tls_forget(core, true);
+	budget_fini(core);
+	name_drop(core, core->no_source);
 	state_fini(core);
 	value_fini(core);
 	free(core->lane_at);
@@ -136,6 +139,7 @@ void core_configure(struct core *core, const struct conf *conf, int64_t now_ms)
 {
 	core_clock(core, now_ms);
 	value_configure(core, conf_clone(conf));
+	budget_configure(core);
 	for (uint32_t i = 1; i <= core->domain_count; i++)
 		if (core->domain_at[i])
 			domain_configured(core, core->domain_at[i]);
@@ -147,7 +151,6 @@ void core_configure(struct core *core, const struct conf *conf, int64_t now_ms)
 	for (uint32_t i = 1; i <= core->queue_count; i++)
 		if (core->queue_at[i])
 			queue_dirty(core, core->queue_at[i]);
-	grant_wake(core);
 }
 
 /* ---- jobs come in ---- */
@@ -292,6 +295,12 @@ static void on_timer(void *ctx, struct wheel_node *node)
 	case TIMER_DOMAIN:
 		domain_timer(core, OWNER(t, struct domain, timer));
 		break;
+	case TIMER_LIMIT:
+		limiter_timer(core, t);
+		break;
+	case TIMER_LEVEL:
+		level_timer(core, t);
+		break;
 	case TIMER_STATE:
 		state_timer(core, t);
 		break;
@@ -425,12 +434,16 @@ static bool pop(struct core *core, struct core_decision *d)
 /* One decision of one queue. Sending comes first: it costs the least and frees the most. */
 static bool step(struct core *core, struct queue *q, struct core_decision *d)
 {
-	bool again = false, found;
+	enum send_found found = send_next(core, q, d);
+	bool granted = false;
 
-	found = send_next(core, q, d, &again) || (!again && grant_next(core, q, d));
-	if (found || again)
+	if (found == SEND_NONE || found == SEND_SPARE)
+		granted = grant_next(core, q, found == SEND_SPARE, d);
+	else if (found == SEND_HELD)
+		grant_unwait(core, q);
+	if (found == SEND_ONE || found == SEND_AGAIN || granted)
 		queue_dirty(core, q);
-	return found;
+	return found == SEND_ONE || granted;
 }
 
 bool core_next(struct core *core, struct core_decision *d)

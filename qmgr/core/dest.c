@@ -161,8 +161,8 @@ struct path *dest_path(struct core *core, struct dest *dest, struct str source)
 	}
 	p = xcalloc(1, sizeof(*p));
 	p->source = name;
-	p->conns.max = UINT32_MAX; /* no limit of this kind is configured yet */
 	link_append(&dest->paths, &p->in_dest);
+	limit_path(core, dest, p);
 	return p;
 }
 
@@ -172,6 +172,7 @@ void dest_path_drop(struct core *core, struct path *p)
 		return;
 	link_remove(&p->in_dest);
 	name_drop(core, p->source);
+	budget_close(core, &p->own);
 	free(p);
 }
 

@@ -10,11 +10,13 @@
  * (`mixed`), there is no hold for all: the jobs of the domain that has nowhere to go wait until one
  * of its addresses may be tried.
  *
- * Queues that may open one but find total-max-smtp-out in the way wait in two lines, first those
- * without any connection; who gets one goes to the end. Bound: each connection of a queue that has
- * several ends within CORE_ROOM_SLICE transactions more while a queue without any waits (within
- * four times that if it is its queue's only one), so the n-th in line waits for n such ends at
- * most.
+ * A queue that finds a limit in the way waits in one line (limit.c): the total's or another one
+ * that applies whatever the source; else, where no source and no address is left that could be
+ * used, the line of the one that frees first among these. Queues without any connection stand
+ * before those that want one more; who gets one goes to the end. Bound: each connection of a queue
+ * that has several ends within CORE_ROOM_SLICE transactions more while a queue without any waits
+ * for a limit in which it counts (within four times that if it is its queue's only one), so the
+ * n-th in line waits for n such ends at most.
  */
 #include "qmgr/core/internal.h"
 #include <stdlib.h>
@@ -72,7 +74,7 @@ static void target_remove(struct queue *q, struct target *t)
 static void set_ceiling(struct queue *q, uint32_t ceiling)
 {
 	q->ceiling = ceiling;
-	q->limit.max = ceiling < q->e.max_smtp_out ? ceiling : q->e.max_smtp_out;
+	limit_ceiling(q);
 }
 
 static void target_failed(struct core *core, struct conn *c)
@@ -194,38 +196,108 @@ static enum tls_policy tls_for(
 
 /* ---- the choice of source, host and address ---- */
 
-static bool source_usable(struct core *core, struct queue *q, const struct source *s, int family)
-{
-	struct path *p = dest_path_find(q->dest, s->address);
+/* What a choice has met on its way. */
+struct obstacle {
+	struct limiter *limit; /* the one that frees first */
+	int64_t when;
+	int64_t blocked_ms; /* a source that could not be bound may be tried again; NEVER: none */
+	bool spare;	    /* only what can be used at once */
+};
 
-	return s->family == family &&
-	       (!p || (p->blocked_ms <= core->now && conn_admit(core, q, p) == LIMIT_KINDS));
+static void held_by(struct obstacle *o, struct limiter *l, int64_t when)
+{
+	if (o->limit && when >= o->when)
+		return;
+	o->limit = l;
+	o->when = when;
 }
 
-static struct source *source_next(struct core *core, struct queue *q, int family, bool take)
+static bool source_usable(
+    struct core *core, struct queue *q, struct name *source, struct obstacle *o)
+{
+	struct path *p;
+	struct limiter *l;
+	int64_t when = 0;
+
+	if (source->n && source_disabled(core, q, source))
+		return false;
+	p = limit_path_of(core, q->dest, source);
+	if (p && p->blocked_ms > core->now) {
+		if (p->blocked_ms < o->blocked_ms)
+			o->blocked_ms = p->blocked_ms;
+		return false;
+	}
+	if (!p && !core->configured_count)
+		return true;
+	l = seat_refuses_source(core, q, p, source, o->spare, &when);
+	if (l)
+		held_by(o, l, when);
+	return !l;
+}
+
+struct target_place { /* where to; address NULL: not chosen yet */
+	const struct name *host;
+	const struct route_address *address;
+};
+
+/* The peer's limits let that source in. */
+static bool peer_admits(struct core *core, const struct queue *q, const struct name *source,
+    const struct target_place *to, struct obstacle *o)
+{
+	struct limiter *l;
+	int64_t when = 0;
+
+	if (!to->address || core->mx_limit_count + core->ip_limit_count == 0)
+		return true;
+	l = seat_refuses_peer(core, q, source, to->host, to->address, &when);
+	if (l)
+		held_by(o, l, when);
+	return !l;
+}
+
+/* In turn. */
+static struct source *source_next(struct core *core, struct queue *q, int family,
+    const struct target_place *to, bool take, struct obstacle *o)
 {
 	struct vmta *v = vmta_acting(core, q->vmta);
 
 	for (size_t i = 0; i < v->source_count; i++) {
 		size_t k = (v->turn + i) % v->source_count;
+		struct source *s = &v->sources[k];
 
-		if (!source_usable(core, q, &v->sources[k], family))
+		if (s->family != family || !source_usable(core, q, s->address, o) ||
+		    !peer_admits(core, q, s->address, to, o))
 			continue;
 		if (take)
 			v->turn = (k + 1) % v->source_count;
-		return &v->sources[k];
+		return s;
 	}
 	return NULL;
 }
 
 enum { FAMILY_4 = 1, FAMILY_6 = 2, FAMILY_ANY = 4 }; /* ANY: no source, the kernel chooses */
 
-static int families(struct core *core, struct queue *q)
+static int families(struct core *core, struct queue *q, struct obstacle *o)
 {
+	const struct target_place anywhere = {NULL, NULL};
+
 	if (vmta_acting(core, q->vmta)->source_count == 0)
-		return FAMILY_ANY;
-	return (source_next(core, q, 4, false) ? FAMILY_4 : 0) |
-	       (source_next(core, q, 6, false) ? FAMILY_6 : 0);
+		return source_usable(core, q, core->no_source, o) ? FAMILY_ANY : 0;
+	return (source_next(core, q, 4, &anywhere, false, o) ? FAMILY_4 : 0) |
+	       (source_next(core, q, 6, &anywhere, false, o) ? FAMILY_6 : 0);
+}
+
+/* There is a source for that very address. */
+static bool reachable(struct core *core, struct queue *q, const struct route_entry *e,
+    const struct route_address *a, struct obstacle *o)
+{
+	const struct target_place to = {e->name, a};
+
+	if (core->mx_limit_count + core->ip_limit_count == 0)
+		return true;
+	if (vmta_acting(core, q->vmta)->source_count == 0)
+		return peer_admits(core, q, core->no_source, &to, o);
+	return source_next(core, q, a->family, &to, false, o) != NULL;
 }
 
 struct choice {
@@ -250,8 +322,8 @@ static bool allowed(const struct route_entry *e, int mask, int family)
 }
 
 /* One of the host's addresses that may be tried, at random, or NULL. */
-static const struct route_address *pick_address(struct core *core, const struct queue *q,
-    const struct route_entry *e, int family, struct choice *choice)
+static const struct route_address *pick_address(struct core *core, struct queue *q,
+    const struct route_entry *e, int family, struct choice *choice, struct obstacle *o)
 {
 	const struct route_address *found = NULL;
 	uint32_t n = 0;
@@ -263,20 +335,20 @@ static const struct route_address *pick_address(struct core *core, const struct 
 			continue;
 		if (t && t->opening)
 			choice->busy = true;
-		else if (core_random(core) % ++n == 0)
+		else if (reachable(core, q, e, &e->address[i], o) && core_random(core) % ++n == 0)
 			found = &e->address[i];
 	}
 	return found;
 }
 
-static bool pick_host(struct core *core, const struct queue *q, const struct route_entry *from,
-    const struct route_entry *end, int mask, int family, struct choice *choice)
+static bool pick_host(struct core *core, struct queue *q, const struct route_entry *from,
+    const struct route_entry *end, int mask, int family, struct choice *choice, struct obstacle *o)
 {
 	uint32_t n = 0;
 
 	for (const struct route_entry *e = from; e < end; e++) {
 		const struct route_address *a =
-		    allowed(e, mask, family) ? pick_address(core, q, e, family, choice) : NULL;
+		    allowed(e, mask, family) ? pick_address(core, q, e, family, choice, o) : NULL;
 
 		if (!a || core_random(core) % ++n != 0)
 			continue;
@@ -287,8 +359,8 @@ static bool pick_host(struct core *core, const struct queue *q, const struct rou
 }
 
 /* Best preference first; IPv4 before IPv6 within one. */
-static bool pick(struct core *core, const struct queue *q, const struct domain *d, int mask,
-    struct choice *choice)
+static bool pick(struct core *core, struct queue *q, const struct domain *d, int mask,
+    struct choice *choice, struct obstacle *o)
 {
 	const struct route_entry *e = d->route->host, *all = e + d->route->host_count, *end;
 
@@ -298,8 +370,8 @@ static bool pick(struct core *core, const struct queue *q, const struct domain *
 	for (; e < all; e = end) {
 		for (end = e + 1; end < all && end->preference == e->preference; end++)
 			;
-		if (pick_host(core, q, e, end, mask, 4, choice) ||
-		    pick_host(core, q, e, end, mask, 6, choice))
+		if (pick_host(core, q, e, end, mask, 4, choice, o) ||
+		    pick_host(core, q, e, end, mask, 6, choice, o))
 			return true;
 	}
 	return false;
@@ -347,17 +419,23 @@ static void job_aside(struct core *core, struct queue *q, job_ref ref, int64_t u
 	queue_dirty(core, q);
 }
 
-static void nowhere(struct core *core, struct queue *q, job_ref ref, int mask, bool busy)
+/* Who enables a source wakes its queues. */
+static void no_source(struct core *core, struct queue *q, const struct obstacle *o)
+{
+	if (o->blocked_ms != NEVER)
+		queue_hold(core, q, o->blocked_ms);
+}
+
+static void nowhere(
+    struct core *core, struct queue *q, job_ref ref, int mask, const struct obstacle *o)
 {
 	struct domain *d = core->domain_at[core_at(core, ref)->domain];
 	int64_t until = first_until(q, place_route(core, q, d), core->now);
 
-	if (mask == 0) { /* no source is usable now */
-		queue_hold(core, q, core->now + CORE_LOCAL_HOLD);
+	if (mask == 0) {
+		no_source(core, q, o);
 		return;
 	}
-	if (busy)
-		return; /* the probe's end wakes us */
 	if (until == NEVER && q->tries == 0)
 		queue_error(core, q, STR("no address of the family of the virtual MTA's sources"),
 		    ERROR_OTHER);
@@ -369,52 +447,25 @@ static void nowhere(struct core *core, struct queue *q, job_ref ref, int mask, b
 		end_round(core, q);
 }
 
-/* ---- waiting for room ---- */
-
-static struct queue *first_waiter(const struct core *core)
+/* A limit is in the way, and nothing else could be used: into its line. */
+static void wait_for(struct core *core, struct queue *q, struct domain *d, const struct obstacle *o)
 {
-	if (!link_alone(&core->starved))
-		return OWNER(core->starved.next, struct queue, in_waiters);
-	if (!link_alone(&core->waiters))
-		return OWNER(core->waiters.next, struct queue, in_waiters);
-	return NULL;
-}
+	int64_t until = first_until(q, place_route(core, q, d), core->now);
 
-static void unwait(struct core *core, struct queue *q)
-{
-	if (link_alone(&q->in_waiters))
+	if (o->spare) {
+		grant_unwait(core, q);
 		return;
-	link_remove(&q->in_waiters);
-	core->starved_count -= q->starved;
-	core->waiter_count -= !q->starved;
-}
-
-static void wait_for_room(struct core *core, struct queue *q)
-{
-	bool starved = q->limit.used == 0;
-
-	if (!link_alone(&q->in_waiters) && q->starved == starved)
-		return;
-	unwait(core, q);
-	q->starved = starved;
-	core->starved_count += starved;
-	core->waiter_count += !starved;
-	link_append(starved ? &core->starved : &core->waiters, &q->in_waiters);
-	conn_room(core);
-}
-
-void grant_wake(struct core *core)
-{
-	struct queue *q = first_waiter(core);
-
-	if (q && core->total.used < core->total.max)
-		queue_dirty(core, q);
+	}
+	if (o->blocked_ms < until)
+		until = o->blocked_ms;
+	if (until != NEVER) /* an address that failed, or a source, may be back before */
+		queue_wake_at(core, q, until);
+	limit_wait(core, o->limit, LINE_OPEN, &q->grant);
 }
 
 void grant_unwait(struct core *core, struct queue *q)
 {
-	unwait(core, q);
-	grant_wake(core);
+	limit_leave(core, &q->grant, true);
 }
 
 static unsigned choose_worker(const struct core *core)
@@ -429,6 +480,20 @@ static unsigned choose_worker(const struct core *core)
 }
 
 /* ---- the grant ---- */
+
+/* Names of lists, commas between; a view until the next grant. */
+static struct str patterns(struct core *core, const struct values *v)
+{
+	if (!v->patterns)
+		return STR("");
+	buf_reset(&core->keys);
+	for (size_t i = 0; i < v->patterns->count; i++) {
+		if (i)
+			buf_u8(&core->keys, ',');
+		buf_cstr(&core->keys, v->patterns->texts[i]);
+	}
+	return (struct str){(const char *)core->keys.p, core->keys.n};
+}
 
 static void fill(
     struct core *core, const struct conn *c, const struct source *s, struct core_decision *out)
@@ -448,6 +513,7 @@ static void fill(
 	    .port = c->port,
 	    .tls = c->tls,
 	    .ignore_8bitmime = v->ignore_8bitmime,
+	    .patterns = patterns(core, v),
 	    .connect_timeout_ms = (uint32_t)v->connect_ms,
 	    .greeting_timeout_ms = (uint32_t)v->greeting_ms,
 	    .command_timeout_ms = (uint32_t)v->command_ms,
@@ -458,67 +524,89 @@ static void fill(
 }
 
 static void grant(struct core *core, struct queue *q, struct domain *d, const struct choice *choice,
-    unsigned worker, struct core_decision *out)
+    unsigned worker, struct obstacle *o, struct core_decision *out)
 {
-	struct source *s = source_next(core, q, choice->address->family, true);
+	const struct target_place to = {choice->host->name, choice->address};
+	struct source *s = source_next(core, q, choice->address->family, &to, true, o);
 	struct target *t = target_find(q, choice->address, choice->host->port);
 	struct conn *c =
 	    conn_new(core, core->next_id++, worker, q, d, s ? name_str(s->address) : STR(""),
 		name_str(choice->host->name), choice->address, choice->host->port);
 
 	c->general = domain_best(place_route(core, q, d), c->host, c->port);
-	c->tls = tls_for(core, q, c->host);
+	c->tls = q->e.tls_required ? TLS_REQUIRED : tls_for(core, q, c->host);
 	if (t) {
 		t->opening++;
 		c->probe = true;
 	}
+	c->ticket = q->grant.ticket;
+	seat_connected(core, c);
 	fill(core, c, s, out);
 }
 
-/* May it open one more now? Waits in line if only room is missing. */
-static bool may_open(struct core *core, struct queue *q, unsigned *worker)
+/* May it open one more now, whatever the source? Waits in line if a limit is in the way. */
+static bool may_open(struct core *core, struct queue *q, bool spare, unsigned *worker)
 {
-	struct queue *first;
-	int binding = conn_admit(core, q, NULL);
+	struct limiter *l;
+	int64_t when = 0;
 
-	if (q->limit.used >= q->limit.max)
+	if (q->limit.used >= q->limit.max) {
+		grant_unwait(core, q);
 		return false;
+	}
+	limit_rank(&q->grant, q->limit.used == 0, q->v.priority);
+	l = seat_refuses_queue(core, q, &when);
+	if (l && !spare) {
+		limit_wait(core, l, LINE_OPEN, &q->grant);
+		return false;
+	}
 	*worker = choose_worker(core);
-	first = first_waiter(core);
-	if (binding == LIMIT_KINDS && *worker != CORE_WORKERS && (!first || first == q))
+	if (*worker == CORE_WORKERS)
+		link_append(&core->unserved, &q->in_unserved);
+	if (l || *worker == CORE_WORKERS)
+		grant_unwait(core, q);
+	return !l && *worker != CORE_WORKERS;
+}
+
+/* It has more to send than connections on their way. */
+static bool wants_one(const struct core *core, const struct queue *q)
+{
+	return queue_ready(q) > q->opening && q->hold_ms <= core->now && q->routed &&
+	       !hold_queue(q);
+}
+
+static bool open_for(struct core *core, struct queue *q, job_ref ref, bool spare, unsigned worker,
+    struct core_decision *out)
+{
+	struct domain *d = core->domain_at[core_at(core, ref)->domain];
+	struct obstacle o = {.blocked_ms = NEVER, .spare = spare};
+	struct choice choice = {0};
+	int mask = families(core, q, &o);
+
+	q->hold_ms = 0;
+	if (mask && pick(core, q, place_route(core, q, d), mask, &choice, &o)) {
+		grant(core, q, d, &choice, worker, &o, out);
+		grant_unwait(core, q);
 		return true;
-	wait_for_room(core, q);
-	if (first && first != q)
-		grant_wake(core);
+	}
+	if (o.limit && !choice.busy) {
+		wait_for(core, q, d, &o);
+		return false;
+	}
+	if (!choice.busy) /* else the probe's end wakes us */
+		nowhere(core, q, ref, mask, &o);
+	grant_unwait(core, q);
 	return false;
 }
 
-bool grant_next(struct core *core, struct queue *q, struct core_decision *out)
+bool grant_next(struct core *core, struct queue *q, bool spare, struct core_decision *out)
 {
 	unsigned budget = CORE_LOOK, worker = 0;
-	struct choice choice;
 	job_ref ref;
-	int mask;
 
-	if (queue_ready(q) > q->opening && q->hold_ms <= core->now && q->routed &&
-	    (ref = send_vet(core, q, &budget))) {
-		struct domain *d = core->domain_at[core_at(core, ref)->domain];
-
-		if (!may_open(core, q, &worker)) {
-			if (q->limit.used >= q->limit.max)
-				grant_unwait(core, q);
-			return false;
-		}
-		q->hold_ms = 0;
-		mask = families(core, q);
-		if (pick(core, q, place_route(core, q, d), mask, &choice)) {
-			unwait(core, q);
-			grant(core, q, d, &choice, worker, out);
-			grant_wake(core);
-			return true;
-		}
-		nowhere(core, q, ref, mask, choice.busy);
-	}
+	if (wants_one(core, q) && (ref = send_vet(core, q, &budget)))
+		return may_open(core, q, spare, &worker) &&
+		       open_for(core, q, ref, spare, worker, out);
 	if (budget == 0)
 		queue_dirty(core, q);
 	grant_unwait(core, q);

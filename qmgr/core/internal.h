@@ -10,6 +10,7 @@
  * A job is in exactly one place: one of its lane's lists (READY, IN_FLIGHT, SET_ASIDE), one of its
  * lane's batches on the due wheel (WAITING), the list of doubt, or ended and about to be freed.
  */
+#include "common/addr.h"
 #include "common/buf.h"
 #include "common/check.h"
 #include "common/wheel.h"
@@ -39,11 +40,20 @@ enum {
 	CORE_LOOK = 64,		/* jobs looked at for one decision */
 	CORE_SLICE = 2000,	/* jobs handled by one core_tick(): about a millisecond */
 	CORE_TEXT_MAX = 300,	/* of a queue's last error */
+	CORE_CHOICES = 1000,	/* idle connections looked at where rates apply */
+	CORE_TOTAL = 20000,	/* connections, before there is a configuration */
+	BUDGET_KEY_MAX = 700,
+	PEER_NAME_MAX = 512,	 /* host or address, and source */
+	CORE_LEAD_BYTES = 16384, /* of volume that a connection being opened is reckoned to use */
 	CORE_UNCERTAIN_EVERY =
 	    8, /* of a lane's transactions one may be uncertain mail, others waiting */
 };
 /* Numbers of connections and transactions from a worker that lies end here: ours never run out. */
 #define CORE_ID_END (UINT64_C(1) << 62)
+#define CORE_LEAD SECOND /* a connection may be opened that long before its message's token comes  \
+			  */
+#define CORE_CALL SECOND /* lanes that were called for a token and took none: others are called */
+#define CORE_WAIT_IDLE MINUTE	  /* a connection that waits for a token that near is kept */
 #define CORE_LINGER (10 * MINUTE) /* an idle queue, lane or domain is kept that long */
 #define CORE_CLOCK_LINGER HOUR	  /* and a queue with a running failure clock that much longer */
 #define CORE_HOST_SKIP_MAX                                                                         \
@@ -175,24 +185,72 @@ bool due_advance(struct core *core, unsigned *budget); /* true: there is more to
 int64_t due_next_ms(const struct core *core);
 
 /* ---- limits ---- */
-/* Every limit is a counter of this shape and is asked in limit_admit() only. */
-enum limit_kind { LIMIT_TOTAL, LIMIT_QUEUE, LIMIT_PATH, LIMIT_KINDS };
-struct limit {
-	uint32_t used, max;
-};
-/* What a connection of this queue from this path would count against. */
-struct limit_set {
-	struct limit *of[LIMIT_KINDS]; /* NULL: does not apply */
-};
-int limit_admit(const struct limit_set *set); /* LIMIT_KINDS, or the kind that says no */
-void limit_take(struct limit_set *set);
-void limit_give(struct limit_set *set);
-
-/* ---- configuration ---- */
 struct rate { /* n tokens every per_ms, at most burst at once; n 0: unlimited */
 	uint64_t n, burst;
 	int64_t per_ms;
 };
+__extension__ typedef __int128 level_t;
+__extension__ typedef unsigned __int128 ulevel_t;
+#define BUCKET_MOST (UINT64_C(1) << 44) /* of a number in a kept bucket: products stay exact */
+struct bucket {				/* see bucket.c */
+	struct rate rate;
+	level_t level; /* in parts of a token */
+	int64_t at_ms;
+};
+void bucket_init(struct bucket *b, const struct rate *rate, int64_t empty_ms, int64_t now);
+void bucket_fill(struct bucket *b, int64_t now);
+uint64_t bucket_tokens(const struct bucket *b, int64_t at);
+void bucket_take(struct bucket *b, uint64_t tokens, int64_t now);
+int64_t bucket_when(const struct bucket *b, uint64_t tokens, int64_t now);
+int64_t bucket_full_ms(const struct bucket *b, int64_t now);
+void bucket_change(struct bucket *b, const struct rate *rate, int64_t now);
+void bucket_encode(const struct bucket *b, struct buf *out);
+int bucket_decode(struct bucket *b, struct rd *in) MUST_USE;
+struct rate rate_read(const struct conf_value *v); /* n 0: unlimited */
+bool rate_slower(const struct rate *a, const struct rate *b);
+
+enum limit_kind {
+	LIMIT_CONNS,	/* at once */
+	LIMIT_CONNECTS, /* new ones, by rate */
+	LIMIT_RAMPUP,	/* new ones, by distance in time */
+	LIMIT_MSGS,	/* recipients attempted */
+	LIMIT_BYTES,
+	LIMIT_KINDS
+};
+enum limit_line {
+	LINE_OPEN, /* queues that want a connection */
+	LINE_SEND, /* queues and lanes that want to send on one */
+	LIMIT_LINES
+};
+struct limiter;
+enum waiter_kind { WAITER_GRANT, WAITER_SEND, WAITER_LANE };
+struct waiter { /* in a queue (twice) and in a lane; stands in one line at most */
+	struct limiter *at;
+	uint64_t key, ticket; /* ticket: kept while it goes from line to line; 0: none */
+	uint32_t place;
+	uint8_t kind, line;
+};
+enum budget_scope {
+	SCOPE_TOTAL,
+	SCOPE_PROVIDER,
+	SCOPE_DOMAIN,
+	SCOPE_MX,
+	SCOPE_ADDRESS,
+	SCOPE_SOURCE,
+	SCOPE_VMTA,
+	SCOPE_POOL,
+	SCOPE_TENANT,
+	SCOPE_TENANT_AT,
+	SCOPE_CAMPAIGN,
+	SCOPE_QUEUE,
+	SCOPE_PATH,
+	SCOPE_COUNT
+};
+struct limit { /* a queue's connections; nobody else waits for these */
+	uint32_t used, max;
+};
+
+/* ---- configuration ---- */
 struct values { /* of a queue; lists point into core->conf */
 	struct rate connect, msg, bytes, source_connect, source_msg;
 	struct rate backoff_connect, backoff_msg; /* resolved: "auto" is done, never above normal */
@@ -293,10 +351,46 @@ enum timer_kind {
 	TIMER_CONN,
 	TIMER_DOMAIN,
 	TIMER_STATE,
+	TIMER_LIMIT,
+	TIMER_LEVEL,
 };
 struct timer {
 	struct wheel_node node;
 	enum timer_kind kind;
+};
+
+/* ---- limiters and budgets: see limit.c, budget.c ---- */
+struct line {
+	struct waiter **heap; /* owned, or &one */
+	struct waiter *one;
+	uint32_t n, cap;
+	uint32_t starved; /* of them, queues without any connection */
+	uint32_t woken;	  /* lanes called since a token was taken */
+};
+struct limiter {
+	struct budget *budget;
+	enum limit_kind kind;
+	bool stored;	      /* the store has a level of it */
+	uint32_t max;	      /* CONNS */
+	struct bucket bucket; /* the others */
+	struct line line[LIMIT_LINES];
+	struct timer timer;
+	const struct conf_value *origin;
+};
+struct budget {
+	struct node node;
+	enum budget_scope scope;
+	char *key; /* owned: "provider google" */
+	uint32_t refs, slot;
+	uint32_t used, opening, closing; /* connections that count here, also without a limit */
+	uint32_t generation;		 /* of the configuration that has set its limits */
+	struct limiter *of[LIMIT_KINDS]; /* NULL: unlimited */
+	struct link idle;		 /* seats of idle connections, the longest first */
+};
+struct seat { /* a connection's place in a budget */
+	struct budget *budget;
+	struct conn *conn;
+	struct link in_idle;
 };
 
 /* ---- places ---- */
@@ -342,13 +436,16 @@ struct dest {
 	uint32_t domains;	       /* whose site this is */
 	uint64_t best_hash, list_hash; /* 0: not known yet */
 	bool mixed;		       /* its domains differ in their worse hosts */
+	bool paths_limited;	       /* a queue of it has source-ip-* limits */
 	struct link queues, paths;
 };
 struct path { /* destination × source address */
 	struct link in_dest;
 	struct name *source;
 	struct limit conns;
-	int64_t blocked_ms; /* a local failure: not before */
+	int64_t blocked_ms;  /* a local failure: not before */
+	struct budget *own;  /* of source-ip-*; NULL: none */
+	uint32_t generation; /* of the configuration that has set them */
 };
 /* What a tenant or one of its campaigns has, over all queues. */
 struct counts {
@@ -394,12 +491,14 @@ struct lane {
 	struct link in_owner, in_tenant, in_campaign;
 	struct link in_release; /* its hold is over: see hold.c */
 	int64_t empty_ms;
+	struct waiter wait; /* for a limit of its campaign or tenant */
 };
 struct share { /* a tenant's part of a queue */
 	struct node node;
 	struct queue *queue;
 	struct name *tenant; /* of->name */
 	struct tenant *of;
+	struct budget *at; /* the tenant's at this destination; NULL: none */
 	uint32_t credit;
 	uint8_t parked;		    /* reasons */
 	uint8_t favoured;	    /* transactions in a row of its urgent lanes */
@@ -446,8 +545,12 @@ struct queue {
 	struct vmta *vmta;
 	struct values v;
 	struct effective e;
-	struct link in_dest, in_dirty, in_waiters, in_sweeping;
-	bool starved;			   /* which of the two lists in_waiters is in */
+	struct link in_dest, in_dirty, in_sweeping, in_unserved;
+	struct waiter grant, send;
+	struct budget *own;	/* of its rates; NULL: none */
+	struct budget **shared; /* owned: all others that apply, whatever the source */
+	uint32_t shared_count;
+	uint32_t message_us; /* what a transaction takes, on the average; 0: not known */
 	struct link lanes, shares, active; /* active: shares with ready jobs, in turn */
 	uint64_t n[8];			   /* jobs by state */
 	uint64_t delivered, deferred, bounced;
@@ -500,7 +603,12 @@ struct conn {
 	uint32_t sent, answered, rcpt_max, mail_max;
 	uint32_t tx_count;
 	struct tx *tx[CORE_DEPTH];
-	struct link in_queue, in_worker, in_ready, in_idle; /* in_ready: queue's idle or half */
+	struct link in_queue, in_worker, in_ready; /* in_ready: queue's idle or half */
+	struct budget *source;			   /* one of its seats', or NULL */
+	struct seat *seats;			   /* owned */
+	uint32_t seat_count;
+	uint64_t ticket;   /* of the waiter that it was opened for */
+	int64_t result_ms; /* of its last result */
 	struct timer timer;
 };
 struct tx {
@@ -508,6 +616,7 @@ struct tx {
 	uint64_t id, message;
 	struct conn *conn;
 	uint32_t n, left, cap;
+	int64_t sent_ms;
 	job_ref *jobs; /* owned; 0: has its result */
 	struct tx *next_free;
 };
@@ -572,12 +681,25 @@ struct core {
 	uint32_t tenant_frees, campaign_frees, lane_seq;
 	uint32_t *domain_free, *lane_free, *queue_free; /* owned: stacks of free indexes */
 	uint32_t domain_frees, lane_frees, queue_frees;
-	struct limit total;
-	struct link dirty, starved, waiters, sweeping, resolve_fifo, idle, tls_age;
-	/* Queues that wait for a connection: those that have none at all, and those that want more.
-	 */
-	uint32_t starved_count, waiter_count;
-	uint32_t closing, resolving;
+	struct link dirty, sweeping, resolve_fifo, tls_age;
+	struct link unserved; /* queues that may open a connection, but there is no smtp-out */
+	struct name *no_source;
+	uint32_t resolving;
+	/* budgets */
+	struct table budgets, levels;
+	struct budget *total;
+	struct budget **budget_at; /* owned, as queue_at */
+	uint32_t *budget_free;	   /* owned */
+	uint32_t budget_count, budget_frees;
+	struct budget **configured; /* owned: what the configuration holds open */
+	size_t configured_count;
+	struct peer_limit *mx_limits, *ip_limits; /* owned */
+	size_t mx_limit_count, ip_limit_count;
+	uint32_t generation; /* of the configuration */
+	uint32_t rates;	     /* limiters of messages and volume: 0, nobody asks */
+	uint64_t tickets;
+	int64_t empty_ms;	 /* buckets count as empty at that time; NEVER: they are full */
+	struct buf keys;	 /* texts of views */
 	struct worker **workers; /* owned */
 	unsigned worker_count;
 	uint64_t next_id, flushed;
@@ -782,29 +904,96 @@ bool place_is_here(struct core *core, const struct queue *q, const struct job *j
 int64_t place_no_mx_ms(const struct core *core, const struct queue *q, const struct job *j);
 
 /* ---- budget.c ---- */
-enum budget_scope {
-	SCOPE_TOTAL,
-	SCOPE_PROVIDER,
-	SCOPE_DOMAIN,
-	SCOPE_MX,
-	SCOPE_ADDRESS,
-	SCOPE_SOURCE,
-	SCOPE_VMTA,
-	SCOPE_POOL,
-	SCOPE_TENANT,
-	SCOPE_TENANT_AT,
-	SCOPE_CAMPAIGN,
-	SCOPE_QUEUE,
-	SCOPE_PATH,
-	SCOPE_COUNT
-};
-struct budget;
 /* The budget of that name (the same one however often it is opened, also over reloads), with the
- * limits of holder's `budget` section; holder NULL or without one: none. Never NULL. */
+ * limits of holder's `budget` section, or of holder itself where it carries them; holder NULL or
+ * without one: none are set. Never NULL. */
 struct budget *budget_open(
     struct core *core, enum budget_scope scope, struct str name, const struct conf_node *holder);
 void budget_close(struct core *core, struct budget **b);
+struct budget *budget_keep(struct budget *b);
+void budget_release(struct core *core, struct budget *b);
+struct budget *budget_find(const struct core *core, enum budget_scope scope, struct str name);
+/* n 0, max 0: no such limit (any more). */
+void budget_rate(struct core *core, struct budget *b, enum limit_kind kind, const struct rate *rate,
+    const struct conf_value *origin);
+void budget_conns(
+    struct core *core, struct budget *b, uint32_t max, const struct conf_value *origin);
+void budget_configure(struct core *core);
+void budget_init(struct core *core);
+void budget_fini(struct core *core);
+const char *limit_name(const struct limiter *l); /* the option's */
+/* What mx-connection-limit and ip-connection-limit say of a peer. */
+struct peer_limit {
+	const char *text; /* borrowed: the pattern or network */
+	struct network network;
+	uint32_t limit;
+	bool per_source;
+	const struct conf_value *origin;
+};
+const struct peer_limit *peer_limit_mx(const struct core *core, const struct name *host);
+const struct peer_limit *peer_limit_ip(
+    const struct core *core, const struct route_address *address);
+struct str peer_mx_name(char out[PEER_NAME_MAX], const struct peer_limit *p,
+    const struct name *host, const struct name *source);
+struct str peer_ip_name(char out[PEER_NAME_MAX], const struct peer_limit *p,
+    const struct route_address *address, const struct name *source);
+void peer_configure(struct core *core);
+void peer_fini(struct core *core);
+bool level_encode(struct core *core, struct str name, struct buf *out);
+int level_restore(struct core *core, struct str name, struct rd *value);
+void level_save(struct core *core);
+void level_timer(struct core *core, struct timer *t);
+void level_park(struct core *core, const struct limiter *l);
+void level_unpark(struct core *core, struct limiter *l, const struct rate *rate);
+void level_fini(struct core *core);
+struct budget *budget_of_key(const struct core *core, struct str key);
+
+/* ---- limit.c ---- */
+struct limiter *limiter_new(struct core *core, struct budget *b, enum limit_kind kind);
+void limiter_free(struct core *core, struct limiter **l); /* who waits is woken */
+void limiter_timer(struct core *core, struct timer *t);
+/* Someone else may go now: wakes the first of its lines, or sets the timer. */
+void limiter_wake(struct core *core, struct limiter *l);
+/* Of the limits of b that matter in that line, one that holds w back and frees after *worst_ms, or
+ * worst itself. */
+struct limiter *limit_check(const struct core *core, const struct budget *b, enum limit_line line,
+    const struct waiter *w, struct limiter *worst, int64_t *worst_ms);
+int64_t limiter_frees_ms(const struct core *core, const struct limiter *l, enum limit_line line);
+/* Says where w stands among others: before it is checked or waits. */
+void limit_rank(struct waiter *w, bool starved, uint32_t priority);
+void limit_wait(struct core *core, struct limiter *l, enum limit_line line, struct waiter *w);
+/* Out of its line; done: it got what it waited for, and stands at the end the next time. */
+void limit_leave(struct core *core, struct waiter *w, bool done);
+void limit_used(struct core *core, struct budget *b); /* counts of connections have changed */
+
+/* ---- seat.c: what applies ---- */
 void limit_queue(struct core *core, struct queue *q); /* q->e has changed */
+void limit_ceiling(struct queue *q);		      /* q->ceiling has */
+void limit_queue_gone(struct core *core, struct queue *q);
+void limit_path(struct core *core, struct dest *dest, struct path *p); /* a new path */
+struct path *limit_path_of(struct core *core, struct dest *dest, struct name *source);
+void seat_conn(struct core *core, struct conn *c);   /* takes its places, or what differs */
+void seat_unseat(struct core *core, struct conn *c); /* gives them back */
+void seat_state(struct core *core, struct conn *c, enum conn_state state);
+void seat_idle(struct core *core, struct conn *c, bool idle);
+void seat_connected(struct core *core, struct conn *c); /* takes its tokens of connecting */
+bool seat_too_many(const struct conn *c);
+bool seat_starves(const struct conn *c);
+/* What holds a connection back, whatever its source; then, from that source to there. */
+struct limiter *seat_refuses_queue(const struct core *core, const struct queue *q, int64_t *when);
+struct limiter *seat_refuses_source(const struct core *core, struct queue *q, struct path *p,
+    const struct name *source, bool now, int64_t *when);
+struct limiter *seat_refuses_peer(const struct core *core, const struct queue *q,
+    const struct name *source, const struct name *host, const struct route_address *address,
+    int64_t *when);
+/* The same for a transaction. *most: recipients there are tokens for. */
+struct limiter *send_refuses_lane(const struct core *core, const struct lane *lane, uint64_t *most);
+struct limiter *send_refuses_queue(const struct core *core, const struct queue *q, uint64_t *most);
+struct limiter *send_refuses_conn(
+    const struct core *core, const struct conn *c, uint64_t *most, int64_t *when);
+bool send_is_limited(const struct core *core, const struct conn *c, const struct lane *lane);
+void send_spend(struct core *core, const struct conn *c, const struct lane *lane, uint32_t rcpts,
+    uint32_t bytes);
 
 /* ---- sweep.c ---- */
 /* The pass stands at it, and it leaves its list. */
@@ -841,21 +1030,28 @@ void conn_close(struct core *core, struct conn *c, bool hard);
 void conn_on_timer(struct core *core, struct conn *c);
 void conn_start(struct core *core);
 void conn_configured(struct core *core);
-int conn_admit(struct core *core, struct queue *q, struct path *path); /* LIMIT_KINDS: yes */
-void conn_room(struct core *core); /* make room for the queues that wait for a connection */
+void conn_room(struct core *core, struct limiter *l); /* make room for those that wait at it */
+void conn_measured(struct core *core, const struct tx *tx); /* its result has come */
 struct tx *tx_find(const struct core *core, uint64_t id);
 struct tx *tx_new(struct core *core, uint64_t id, struct conn *c, uint64_t message);
 void tx_put(struct tx *tx, job_ref ref);
 void tx_free(struct core *core, struct tx *tx);
-bool grant_next(struct core *core, struct queue *q, struct core_decision *out);
+/* spare: only if it can be used at once; an idle connection waits already. */
+bool grant_next(struct core *core, struct queue *q, bool spare, struct core_decision *out);
 bool grant_wanted(const struct queue *q);
 void grant_unwait(struct core *core, struct queue *q);
 void grant_failed(struct core *core, struct conn *c, const struct core_failure *failure);
 void grant_works(struct core *core, struct conn *c);  /* it delivered */
 void grant_opened(struct core *core, struct conn *c); /* it opens no longer */
-void grant_wake(struct core *core);		      /* there may be room for waiters */
 void grant_tls_broken(struct core *core, struct name *host);
 void grant_tls_forget(struct core *core, bool all);
-bool send_next(struct core *core, struct queue *q, struct core_decision *out, bool *again);
+enum send_found {
+	SEND_ONE,
+	SEND_NONE,  /* nothing to send, or nothing to send it on */
+	SEND_AGAIN, /* much was put aside: look again */
+	SEND_HELD,  /* a limit holds the queue, or its lanes */
+	SEND_SPARE, /* a limit holds its idle connections: one from another source may serve */
+};
+enum send_found send_next(struct core *core, struct queue *q, struct core_decision *out);
 job_ref send_vet(
     struct core *core, struct queue *q, unsigned *budget); /* the next job, fit to go */

@@ -133,6 +133,7 @@ static struct lane *lane_new(struct core *core, struct queue *q, struct campaign
 	struct share *s = share_find(core, q, c->tenant->name);
 
 	lane_link(core, lane, s ? s : share_new(core, q, c->tenant), c);
+	lane->wait.kind = WAITER_LANE;
 	lane->index = lane_number(core, lane);
 	lane->seq = ++core->lane_seq;
 	lane->empty_ms = core->now;
@@ -167,6 +168,7 @@ void lane_free(struct core *core, struct lane *lane)
 	struct campaign *c = lane->of;
 
 	must(lane->jobs == 0);
+	limit_leave(core, &lane->wait, true);
 	table_remove(&core->lanes, &lane->node);
 	link_remove(&lane->in_share);
 	link_remove(&lane->in_queue);

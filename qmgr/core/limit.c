@@ -1,32 +1,329 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * Limits: counters that a connection counts against. All that apply are asked here and nowhere
- * else, in the order of enum limit_kind, and are taken and given together, so that a new kind of
- * limit is one more member of the set.
+ * Limiters: one counter of one dimension, and the lines of those that wait for it. Connections are
+ * counted (used, max); connects, messages and volume are buckets of tokens.
+ *
+ * Nothing is polled. What is held back stands in one line, of the limiter that will free last, and
+ * sleeps. When a limiter has room again, only the first of its line is woken; having taken what it
+ * wanted, or not needing it any more, it leaves and the next is woken, as long as there is room.
+ * Invariant: where a line is not empty and its limiter has room, the first one's queue is on the
+ * list of those to look at; where there is none and time brings it, the limiter's timer is set.
+ * Nobody overtakes a line: limit_check() refuses whoever stands behind its first. A line is a heap
+ * by rank (queues without any connection, then priority) and ticket; the ticket is kept from line
+ * to line, so that the oldest gets there first wherever it has to wait next.
+ *
+ * A queue that opens a connection takes no message token yet: it may open one if the tokens of the
+ * next second exceed the connections that are being opened. So a connection stands ready when its
+ * token comes, and a hundred thousand queues that wait for one rate open only what it can serve.
+ * Lanes are called out of their line, as many as there are tokens, and a second later others: their
+ * queue may not come to send.
  */
 #include "qmgr/core/internal.h"
+#include <stdlib.h>
 
-int limit_admit(const struct limit_set *set)
+#define TICKETS ((UINT64_C(1) << 56) - 1) /* a newcomer's: behind all others of its rank */
+#define NOT_STARVED (UINT64_C(1) << 63)
+enum { PRIORITY_MOST = 127 };
+
+/* ---- lines ---- */
+
+static void put(struct line *ln, uint32_t i, struct waiter *w)
 {
-	for (int i = 0; i < LIMIT_KINDS; i++)
-		if (set->of[i] && set->of[i]->used >= set->of[i]->max)
-			return i;
-	return LIMIT_KINDS;
+	ln->heap[i] = w;
+	w->place = i;
 }
 
-void limit_take(struct limit_set *set)
+static void sift_up(struct line *ln, uint32_t i, struct waiter *w)
 {
-	for (int i = 0; i < LIMIT_KINDS; i++)
-		if (set->of[i])
-			set->of[i]->used++;
+	for (; i && ln->heap[(i - 1) / 2]->key > w->key; i = (i - 1) / 2)
+		put(ln, i, ln->heap[(i - 1) / 2]);
+	put(ln, i, w);
 }
 
-void limit_give(struct limit_set *set)
+static void sift_down(struct line *ln, uint32_t i, struct waiter *w)
 {
-	for (int i = 0; i < LIMIT_KINDS; i++) {
-		if (!set->of[i])
-			continue;
-		must(set->of[i]->used > 0);
-		set->of[i]->used--;
+	uint32_t child;
+
+	for (; (child = 2 * i + 1) < ln->n; i = child) {
+		if (child + 1 < ln->n && ln->heap[child + 1]->key < ln->heap[child]->key)
+			child++;
+		if (ln->heap[child]->key >= w->key)
+			break;
+		put(ln, i, ln->heap[child]);
 	}
+	put(ln, i, w);
+}
+
+static void line_add(struct line *ln, struct waiter *w)
+{
+	if (ln->n == ln->cap) {
+		struct waiter **old = ln->heap;
+
+		ln->cap = 2 * ln->cap;
+		ln->heap =
+		    xrealloc(old == &ln->one ? NULL : old, ln->cap * sizeof(struct waiter *));
+		if (old == &ln->one)
+			ln->heap[0] = ln->one;
+	}
+	ln->starved += !(w->key & NOT_STARVED);
+	sift_up(ln, ln->n++, w);
+}
+
+static void line_remove(struct line *ln, struct waiter *w)
+{
+	struct waiter *last = ln->heap[--ln->n];
+	uint32_t i = w->place;
+
+	ln->starved -= !(w->key & NOT_STARVED);
+	if (last == w)
+		return;
+	if (i && ln->heap[(i - 1) / 2]->key > last->key)
+		sift_up(ln, i, last);
+	else
+		sift_down(ln, i, last);
+}
+
+static struct line *line_of(const struct waiter *w)
+{
+	return &w->at->line[w->line];
+}
+
+void limit_rank(struct waiter *w, bool starved, uint32_t priority)
+{
+	uint64_t rank = PRIORITY_MOST - (priority < PRIORITY_MOST ? priority : PRIORITY_MOST);
+	uint64_t key = (starved ? 0 : NOT_STARVED) | rank << 56 | (w->ticket ? w->ticket : TICKETS);
+
+	if (w->key == key)
+		return;
+	if (w->at)
+		line_remove(line_of(w), w);
+	w->key = key;
+	if (w->at)
+		line_add(line_of(w), w);
+}
+
+/* ---- room ---- */
+
+/* Tokens that one more needs to find, and when it counts them. */
+static uint64_t needed(const struct limiter *l, enum limit_line line)
+{
+	uint64_t each = l->kind == LIMIT_BYTES ? CORE_LEAD_BYTES : 1;
+
+	if (line == LINE_SEND || l->kind == LIMIT_CONNECTS || l->kind == LIMIT_RAMPUP)
+		return 1;
+	return l->budget->opening * each + 1;
+}
+
+static int64_t lead(const struct limiter *l, enum limit_line line)
+{
+	if (line == LINE_OPEN && (l->kind == LIMIT_MSGS || l->kind == LIMIT_BYTES))
+		return CORE_LEAD;
+	return 0;
+}
+
+static bool has_room(const struct core *core, const struct limiter *l, enum limit_line line)
+{
+	if (l->kind == LIMIT_CONNS)
+		return l->budget->used < l->max;
+	return bucket_tokens(&l->bucket, core->now + lead(l, line)) >= needed(l, line);
+}
+
+int64_t limiter_frees_ms(const struct core *core, const struct limiter *l, enum limit_line line)
+{
+	int64_t at;
+
+	if (has_room(core, l, line))
+		return core->now;
+	if (l->kind == LIMIT_CONNS)
+		return NEVER;
+	at = bucket_when(&l->bucket, needed(l, line), core->now);
+	if (at == NEVER)
+		return NEVER;
+	at -= lead(l, line);
+	return at > core->now ? at : core->now;
+}
+
+static bool matters(enum limit_kind kind, enum limit_line line)
+{
+	return line == LINE_OPEN || kind == LIMIT_MSGS || kind == LIMIT_BYTES;
+}
+
+struct limiter *limit_check(const struct core *core, const struct budget *b, enum limit_line line,
+    const struct waiter *w, struct limiter *worst, int64_t *worst_ms)
+{
+	for (int kind = 0; kind < LIMIT_KINDS; kind++) {
+		struct limiter *l = b->of[kind];
+		const struct line *ln;
+		int64_t at;
+
+		if (!l || !matters((enum limit_kind)kind, line))
+			continue;
+		ln = &l->line[line];
+		if (has_room(core, l, line) &&
+		    (ln->n == 0 || ln->heap[0] == w || w->key < ln->heap[0]->key))
+			continue;
+		at = limiter_frees_ms(core, l, line);
+		if (worst && at <= *worst_ms)
+			continue;
+		worst = l;
+		*worst_ms = at;
+	}
+	return worst;
+}
+
+/* ---- waking ---- */
+
+/* Lanes leave the line when they are called; true: they, and perhaps more, were. */
+static bool call_lanes(struct core *core, struct limiter *l, struct line *ln)
+{
+	while (ln->n && ln->heap[0]->kind == WAITER_LANE) {
+		struct lane *lane = OWNER(ln->heap[0], struct lane, wait);
+
+		if ((lane->ready > 0) && ln->woken >= bucket_tokens(&l->bucket, core->now))
+			return true;
+		ln->woken += (lane->ready > 0);
+		line_remove(ln, &lane->wait);
+		lane->wait.at = NULL;
+		l->budget->refs--; /* limiter_wake() holds one */
+		lane_unpark(core, lane, PARK_LIMIT);
+		queue_dirty(core, lane->share->queue);
+	}
+	return false;
+}
+
+static int64_t wake_line(struct core *core, struct limiter *l, enum limit_line line)
+{
+	struct line *ln = &l->line[line];
+
+	if (ln->n == 0)
+		return NEVER;
+	if (!has_room(core, l, line))
+		return limiter_frees_ms(core, l, line);
+	if (call_lanes(core, l, ln))
+		return core->now + CORE_CALL;
+	if (ln->n)
+		queue_dirty(core, ln->heap[0]->kind == WAITER_GRANT
+				      ? OWNER(ln->heap[0], struct queue, grant)
+				      : OWNER(ln->heap[0], struct queue, send));
+	return NEVER;
+}
+
+void limiter_wake(struct core *core, struct limiter *l)
+{
+	struct budget *b = budget_keep(l->budget);
+	int64_t at = wake_line(core, l, LINE_OPEN), send = wake_line(core, l, LINE_SEND);
+
+	if (send < at)
+		at = send;
+	if (at == NEVER)
+		wheel_cancel(core->wheel, &l->timer.node);
+	else if (!wheel_armed(&l->timer.node) || l->timer.node.at_ms != at)
+		wheel_add(core->wheel, &l->timer.node, at);
+	budget_release(core, b);
+}
+
+void limiter_timer(struct core *core, struct timer *t)
+{
+	struct limiter *l = OWNER(t, struct limiter, timer);
+
+	l->line[LINE_SEND].woken = 0;
+	limiter_wake(core, l);
+}
+
+void limit_used(struct core *core, struct budget *b)
+{
+	budget_keep(b);
+	for (int kind = 0; kind < LIMIT_KINDS; kind++)
+		if (b->of[kind] &&
+		    (b->of[kind]->line[LINE_OPEN].n || b->of[kind]->line[LINE_SEND].n))
+			limiter_wake(core, b->of[kind]);
+	budget_release(core, b);
+}
+
+/* ---- waiting ---- */
+
+void limit_leave(struct core *core, struct waiter *w, bool done)
+{
+	struct limiter *l = w->at;
+	struct budget *b;
+
+	if (done)
+		w->ticket = 0;
+	if (!l)
+		return;
+	line_remove(line_of(w), w);
+	w->at = NULL;
+	b = l->budget;
+	limiter_wake(core, l);
+	budget_release(core, b); /* it may go with its last waiter */
+}
+
+void limit_wait(struct core *core, struct limiter *l, enum limit_line line, struct waiter *w)
+{
+	if (w->at != l || w->line != line) {
+		limit_leave(core, w, false);
+		if (!w->ticket)
+			w->ticket = ++core->tickets;
+		w->key = (w->key & ~TICKETS) | w->ticket;
+		w->at = l;
+		w->line = (uint8_t)line;
+		budget_keep(l->budget);
+		line_add(&l->line[line], w);
+	}
+	if (l->kind == LIMIT_CONNS)
+		conn_room(core, l);
+	limiter_wake(core, l);
+}
+
+/* ---- life ---- */
+
+struct limiter *limiter_new(struct core *core, struct budget *b, enum limit_kind kind)
+{
+	struct limiter *l = xcalloc(1, sizeof(*l));
+
+	l->budget = b;
+	l->kind = kind;
+	l->timer.kind = TIMER_LIMIT;
+	for (int i = 0; i < LIMIT_LINES; i++) {
+		l->line[i].heap = &l->line[i].one;
+		l->line[i].cap = 1;
+	}
+	b->of[kind] = l;
+	core->rates += kind == LIMIT_MSGS || kind == LIMIT_BYTES;
+	return l;
+}
+
+static void dissolve(struct core *core, struct line *ln)
+{
+	while (ln->n) {
+		struct waiter *w = ln->heap[ln->n - 1];
+		struct budget *b = w->at->budget;
+
+		line_remove(ln, w);
+		w->at = NULL;
+		if (w->kind == WAITER_LANE) {
+			struct lane *lane = OWNER(w, struct lane, wait);
+
+			lane_unpark(core, lane, PARK_LIMIT);
+			queue_dirty(core, lane->share->queue);
+		} else {
+			queue_dirty(core, w->kind == WAITER_GRANT ? OWNER(w, struct queue, grant)
+								  : OWNER(w, struct queue, send));
+		}
+		b->refs--; /* the caller holds one */
+	}
+	if (ln->heap != &ln->one)
+		free(ln->heap);
+}
+
+void limiter_free(struct core *core, struct limiter **at)
+{
+	struct limiter *l = *at;
+
+	*at = NULL;
+	core->rates -= l->kind == LIMIT_MSGS || l->kind == LIMIT_BYTES;
+	wheel_cancel(core->wheel, &l->timer.node);
+	for (int i = 0; i < LIMIT_LINES; i++)
+		dissolve(core, &l->line[i]);
+	free(l);
 }

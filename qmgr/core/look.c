@@ -172,7 +172,7 @@ void core_totals(const struct core *core, struct core_totals *t)
 	    .waiting = core->n[JOB_WAITING] + core->n[JOB_DOUBT],
 	    .in_flight = core->n[JOB_IN_FLIGHT],
 	    .held = core->n[JOB_SET_ASIDE],
-	    .connections = core->total.used,
+	    .connections = core->total->used,
 	    .delivered = core->delivered,
 	    .deferred = core->deferred,
 	    .bounced = core->bounced,

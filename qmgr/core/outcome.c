@@ -446,6 +446,7 @@ int core_result(struct core *core, uint64_t transaction, const struct rcpt_resul
 	}
 	unsent(core, tx, false);
 	learn(core, c, results, n);
+	conn_measured(core, tx);
 	tx_free(core, tx);
 	conn_settle(core, c);
 	return 1;

@@ -47,7 +47,7 @@ static uint32_t queue_number(struct core *core, struct queue *q)
 static void queue_link(struct core *core, struct queue *q)
 {
 	struct link *links[] = {&q->lanes, &q->shares, &q->active, &q->conns, &q->idle, &q->half,
-	    &q->in_dirty, &q->in_waiters, &q->in_sweeping, &q->in_users, &q->visits};
+	    &q->in_dirty, &q->in_unserved, &q->in_sweeping, &q->in_users, &q->visits};
 
 	for (size_t i = 0; i < COUNT_OF(links); i++)
 		link_init(links[i]);
@@ -55,6 +55,8 @@ static void queue_link(struct core *core, struct queue *q)
 	table_add(&core->queues, &q->node, queue_hash(q->dest, q->vmta));
 	q->slot = queue_number(core, q);
 	q->wake.kind = TIMER_WAKE;
+	q->grant.kind = WAITER_GRANT;
+	q->send.kind = WAITER_SEND;
 	q->sweep.kind = TIMER_SWEEP;
 	q->idle_timer.kind = TIMER_IDLE_QUEUE;
 }
@@ -290,7 +292,8 @@ void queue_free(struct core *core, struct queue *q)
 		next = l->next;
 		lane_free(core, OWNER(l, struct lane, in_queue));
 	}
-	grant_unwait(core, q);
+	limit_queue_gone(core, q);
+	link_remove(&q->in_unserved);
 	wheel_cancel(core->wheel, &q->wake.node);
 	wheel_cancel(core->wheel, &q->sweep.node);
 	wheel_cancel(core->wheel, &q->idle_timer.node);

@@ -3,6 +3,10 @@
  * Transactions: which connection takes what. The turn among lanes (lane.c) says which job is next;
  * it takes the jobs behind it along that are of the same message and domain, and the turn is spent.
  *
+ * Where a rate applies, only idle connections are used, so that a token is taken when MAIL is
+ * written; a transaction takes as many recipients as there are tokens. What holds the queue, its
+ * connections' paths or the lane decides who waits in whose line: the queue, or the lane alone.
+ *
  * An idle connection goes first. A connection that works already gets a second transaction to go on
  * with, as long as the queue has more jobs ready than connections, so that the wire never idles and
  * no job waits behind another while a connection elsewhere is free. A connection to a worse MX host
@@ -92,24 +96,32 @@ static void gather(struct core *core, struct tx *tx, job_ref first, uint32_t mos
 	}
 }
 
-static uint32_t most_rcpts(const struct conn *c)
+static uint32_t most_rcpts(const struct conn *c, uint64_t tokens)
 {
 	uint32_t most = c->queue->v.max_rcpt;
 
 	if (c->rcpt_max && c->rcpt_max < most)
 		most = c->rcpt_max;
+	if (tokens < most)
+		most = (uint32_t)tokens;
 	return most < CORE_TX_RCPTS ? most : CORE_TX_RCPTS;
 }
 
-static void send(struct core *core, struct conn *c, job_ref ref, struct core_decision *out)
+static void send(
+    struct core *core, struct conn *c, job_ref ref, uint64_t tokens, struct core_decision *out)
 {
 	struct job *j = core_at(core, ref);
 	struct lane *lane = core->lane_at[j->lane];
 	struct domain *d = core->domain_at[j->domain];
 	bool last = j->last;
+	uint32_t bytes = job_bytes(j);
 	struct tx *tx = tx_new(core, core->next_id++, c, j->id);
 
-	gather(core, tx, ref, most_rcpts(c));
+	tx->sent_ms = core->now;
+	gather(core, tx, ref, most_rcpts(c, tokens));
+	send_spend(core, c, lane, tx->n, bytes);
+	limit_leave(core, &c->queue->send, true);
+	lane->wait.ticket = 0;
 	lane_spend(lane, last);
 	c->sent++;
 	conn_settle(core, c);
@@ -122,22 +134,58 @@ static void send(struct core *core, struct conn *c, job_ref ref, struct core_dec
 	    .job_count = tx->n};
 }
 
+/* What a choice of connections has met. */
+struct held {
+	struct limiter *by; /* of those that hold a connection back, the one that frees first */
+	int64_t when;
+	uint64_t tokens;
+};
+
+/* The job that it can take: the next one, or one of its own domain; 0: none. */
+static job_ref suits(struct core *core, const struct conn *c, job_ref ref)
+{
+	if (place_serves(core, c, core->domain_at[core_at(core, ref)->domain]))
+		return ref;
+	return look_for(core, c->queue, c);
+}
+
+/* Path and source let it send, and the lane, if it is not the one that was asked already. */
+static bool passes(struct core *core, const struct conn *c, job_ref ref, struct held *held)
+{
+	struct limiter *l;
+	int64_t when = 0;
+
+	if (!core->rates)
+		return true;
+	if (send_refuses_lane(core, core->lane_at[core_at(core, ref)->lane], &held->tokens))
+		return false;
+	l = send_refuses_conn(core, c, &held->tokens, &when);
+	if (l && (!held->by || when < held->when)) {
+		held->by = l;
+		held->when = when;
+	}
+	return !l;
+}
+
 /* The first connection of the list that can take something; one that cannot goes behind the others.
  */
-static struct conn *choose(struct core *core, struct link *list, job_ref *ref)
+static struct conn *choose(
+    struct core *core, struct link *list, bool busy, job_ref *ref, struct held *held)
 {
-	struct link *l = list->next, *next;
-	unsigned tries = 8;
+	struct link *l = list->next, *next, *last = list->prev;
+	unsigned tries = core->rates ? CORE_CHOICES : 8;
+	uint64_t tokens = held->tokens;
 
-	for (; l != list && tries; l = next, tries--) {
+	for (bool end = false; l != list && tries && !end; l = next, tries--) {
 		struct conn *c = OWNER(l, struct conn, in_ready);
-		job_ref own;
+		job_ref own = suits(core, c, *ref);
 
 		next = l->next;
-		if (place_serves(core, c, core->domain_at[core_at(core, *ref)->domain]))
-			return c;
-		own = look_for(core, c->queue, c);
-		if (own) {
+		end = l == last;
+		held->tokens = tokens;
+		if (own &&
+		    !(busy && send_is_limited(core, c, core->lane_at[core_at(core, own)->lane])) &&
+		    passes(core, c, own, held)) {
 			*ref = own;
 			return c;
 		}
@@ -146,22 +194,77 @@ static struct conn *choose(struct core *core, struct link *list, job_ref *ref)
 	return NULL;
 }
 
-bool send_next(struct core *core, struct queue *q, struct core_decision *out, bool *again)
+/* The next job whose lane may send; lanes that may not are put into the line of what holds them. */
+static job_ref next_job(struct core *core, struct queue *q, unsigned *budget, uint64_t *tokens)
 {
+	job_ref ref;
+
+	while ((ref = send_vet(core, q, budget))) {
+		struct lane *lane = core->lane_at[core_at(core, ref)->lane];
+		struct limiter *l;
+
+		if (!core->rates)
+			return ref;
+		*tokens = CORE_TX_RCPTS;
+		limit_rank(&lane->wait, false, q->v.priority);
+		l = send_refuses_lane(core, lane, tokens);
+		if (!l)
+			return ref;
+		lane_park(core, lane, PARK_LIMIT);
+		limit_wait(core, l, LINE_SEND, &lane->wait);
+		--*budget;
+	}
+	return 0;
+}
+
+static enum send_found hold(struct core *core, struct queue *q, struct limiter *l)
+{
+	limit_wait(core, l, LINE_SEND, &q->send);
+	return SEND_HELD;
+}
+
+static enum send_found find(struct core *core, struct queue *q, struct core_decision *out)
+{
+	struct held held = {NULL, 0, CORE_TX_RCPTS};
 	unsigned budget = CORE_LOOK;
 	struct conn *c;
 	job_ref ref;
 
-	if (link_alone(&q->idle) && link_alone(&q->half))
-		return false;
-	ref = send_vet(core, q, &budget);
-	*again = budget == 0;
+	if ((link_alone(&q->idle) && link_alone(&q->half)) || hold_queue(q))
+		return SEND_NONE;
+	if (q->e.probe && q->n[JOB_IN_FLIGHT])
+		return SEND_NONE;
+	ref = next_job(core, q, &budget, &held.tokens);
+	if (budget == 0)
+		return SEND_AGAIN;
 	if (!ref)
-		return false;
-	c = choose(core, &q->idle, &ref);
+		return SEND_NONE;
+	if (core->rates && !link_alone(&q->idle)) {
+		struct limiter *l;
+
+		limit_rank(&q->send, false, q->v.priority);
+		l = send_refuses_queue(core, q, &held.tokens);
+		if (l)
+			return hold(core, q, l);
+	}
+	c = choose(core, &q->idle, false, &ref, &held);
+	if (!c && held.by) {
+		hold(core, q, held.by);
+		return SEND_SPARE;
+	}
 	if (!c && queue_ready(q) > q->limit.used)
-		c = choose(core, &q->half, &ref);
-	if (c)
-		send(core, c, ref, out);
-	return c != NULL;
+		c = choose(core, &q->half, true, &ref, &held);
+	if (!c)
+		return SEND_NONE;
+	send(core, c, ref, held.tokens, out);
+	return SEND_ONE;
+}
+
+enum send_found send_next(struct core *core, struct queue *q, struct core_decision *out)
+{
+	enum send_found found = find(core, q, out);
+
+	if (found == SEND_NONE || found == SEND_AGAIN)
+		limit_leave(core, &q->send, link_alone(&q->active));
+	return found;
 }

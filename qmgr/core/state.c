@@ -36,6 +36,7 @@ static const struct state_kind {
 	void (*save)(struct core *core); /* NULL, or marks what is only given out at a clean stop */
 } kinds[] = {
     {"clock", 0, clock_encode, clock_restore, NULL},
+    {"bucket", 0, level_encode, level_restore, level_save},
 };
 
 struct mark {

@@ -319,7 +319,6 @@ void value_configure(struct core *core, struct conf *conf)
 	core->places = core->provider_places = false;
 	core->host_name = name_get(core, str_of(conf_text(root, CO_GLOBAL_host_name)));
 	core->default_port = (uint16_t)conf_num(root, CO_GLOBAL_default_smtp_port);
-	core->total.max = (uint32_t)conf_num(root, CO_GLOBAL_total_max_smtp_out);
 	value_learn(core, root);
 	provider_configure(core, root);
 	pool_configure(core, root);

@@ -158,7 +158,7 @@ static void inherited_connections(void **state)
 	sim_run(s, s->now + 5 * SECOND);
 	assert_true(s->txs.count >= 2);
 	sim_restart(s);
-	assert_int_equal(s->core->total.used, s->conns.count);
+	assert_int_equal(s->core->total->used, s->conns.count);
 	assert_int_equal(core_have_job(s->core, 12345, 99, 1, NULL, 0, s->now), -ENOENT);
 	while (core_next(s->core, &d)) { /* the inherited ones get nothing more */
 		assert_int_not_equal(d.kind, DECIDE_SEND);
@@ -270,7 +270,7 @@ static void a_dead_worker_keeps_its_slots(void **state)
 	for (int i = 0; i < 5; i++) {
 		uint64_t grants;
 
-		assert_int_equal(s->core->total.used, 6);
+		assert_int_equal(s->core->total->used, 6);
 		sim_kill_worker(s, 0);
 		sim_kill_worker(s, 1);
 		died = s->now;
@@ -282,7 +282,7 @@ static void a_dead_worker_keeps_its_slots(void **state)
 		grants = s->grants;
 		sim_run(s, died + CORE_SLOT - 1);
 		assert_int_equal(s->grants, grants);
-		assert_int_equal(s->core->total.used, 6);
+		assert_int_equal(s->core->total->used, 6);
 		sim_run(s, s->now + 5 * SECOND);
 	}
 	sim_free(s);
@@ -300,13 +300,13 @@ static void a_lost_connection_is_reported_again(void **state)
 	s->quiet = true;
 	core_worker_down(s->core, peer->worker, s->now);
 	core_worker_up(s->core, peer->worker, s->now);
-	assert_int_equal(s->core->total.used, 8);
+	assert_int_equal(s->core->total->used, 8);
 	assert_int_equal(
 	    core_have_job(s->core, id, UINT64_C(1) << 61, 1, NULL, 0, s->now), -ENOENT);
 	core_have_conn(s->core, peer->worker, id, str_of(peer->queue),
 	    str_of(s->domain[peer->domain].name), STR(""), str_of(s->host[peer->host].name),
 	    &peer->address, peer->port, true, s->now);
-	assert_int_equal(s->core->total.used, 8);
+	assert_int_equal(s->core->total->used, 8);
 	assert_false(conn_find(s->core, id)->lost);
 	core_tick(s->core, s->now + CORE_SLOT + 20);
 	assert_non_null(conn_find(s->core, id));
