@@ -161,10 +161,11 @@ static struct lane *lane_for(struct core *core, const struct core_add *a, struct
 	struct lane *lane;
 	struct place p;
 
-	place_find(core, d, vmta_get(core, a->vmta), &p);
-	lane = place_lane(core, &p, tenant, campaign);
+	place_new(core, d, a->vmta, a->pool, &p);
+	lane = lane_get(core, p.queue, tenant, campaign, p.pool);
 	name_drop(core, tenant);
 	name_drop(core, campaign);
+	name_drop(core, p.pool);
 	return lane;
 }
 

@@ -480,6 +480,7 @@ struct lane {
 	uint32_t seq; /* of its making: all rings of lanes stand in this order, but the turns */
 	struct share *share;
 	struct name *campaign; /* of->name */
+	struct name *pool;     /* from which the virtual MTA of its mail was drawn; NULL: none */
 	struct campaign *of;
 	struct job_list list[LANE_LISTS];
 	struct link waiting;  /* its batches */
@@ -558,6 +559,7 @@ struct queue {
 	struct link in_users; /* of route_of */
 	struct domain *route_of; /* of a single domain's queue: whose route its mail takes */
 	struct name *provider;	 /* owned; whose values and budget apply; NULL: nobody's */
+	struct name *rerouted;	 /* owned: by mode or rule, as people were told; NULL: not */
 	/* connections */
 	struct link conns, idle, half; /* idle: nothing outstanding; half: room for one more */
 	struct limit limit;
@@ -777,8 +779,9 @@ void queue_idle(struct core *core, struct queue *q);   /* maybe nothing is left 
 void queue_on_idle(struct core *core, struct queue *q);
 void queue_free(struct core *core, struct queue *q);
 void lane_free(struct core *core, struct lane *lane);
-struct lane *lane_get(
-    struct core *core, struct queue *q, struct name *tenant, struct name *campaign);
+/* pool: from which its virtual MTA was drawn, or NULL. */
+struct lane *lane_get(struct core *core, struct queue *q, struct name *tenant,
+    struct name *campaign, struct name *pool);
 void lane_push(struct core *core, job_ref ref, bool front); /* READY, at its lane */
 void lane_take(struct core *core, job_ref ref);		    /* out of its list; loose */
 struct lane *lane_turn(const struct queue *q);		    /* whose turn it is, or NULL */
@@ -787,6 +790,8 @@ job_ref lane_head(const struct lane *lane);
 void lane_move(struct core *core, struct job *j, struct lane *to);
 
 /* ---- mode.c, source.c, state.c ---- */
+/* The virtual MTA or pool that a rule or backoff mode sends its mail to, or "". */
+const char *mode_reroute(const struct queue *q);
 void mode_apply(struct core *core, struct queue *q); /* q->v has changed, or the mode: makes q->e */
 /* q NULL: everywhere. */
 bool source_disabled(const struct core *core, const struct queue *q, const struct name *address);
@@ -842,7 +847,7 @@ bool queue_matches(const struct core *core, const struct queue *q, struct str pa
 /* ---- lane.c: out of the turn ---- */
 struct share *share_find(const struct core *core, const struct queue *q, const struct name *tenant);
 struct lane *lane_find(const struct core *core, const struct queue *q, const struct name *tenant,
-    const struct name *campaign);
+    const struct name *campaign, const struct name *pool);
 static inline bool lane_parked(const struct lane *lane)
 {
 	return lane->parked || lane->share->parked;
@@ -864,6 +869,7 @@ static inline uint64_t queue_ready(const struct queue *q) /* of lanes that are i
 enum visit_kind {
 	VISIT_RETIME,  /* outcome_retime() for those that wait, which are then filed anew */
 	VISIT_REPLACE, /* moves those that belong elsewhere now; those that wait go on waiting */
+	VISIT_REROUTE, /* moves those that were there at the call, but those in flight, to text */
 	VISIT_BOUNCE, /* ends those that were there at the call, but those in flight: 5.7.0, text */
 };
 void queue_visit(struct core *core, struct queue *q, enum visit_kind kind, struct str text);
@@ -881,18 +887,25 @@ struct place {
 	struct domain *route; /* whose route is taken: the domain itself, a queue-to, smtp-hosts */
 	bool routed;	      /* else the mail waits in dest for that route */
 	struct vmta *vmta;
-	struct name *pool; /* from which the virtual MTA was drawn, or NULL; borrowed */
+	struct name *pool;   /* from which the virtual MTA was drawn, or NULL; borrowed */
+	struct queue *queue; /* of place_mail() and place_new() */
 };
 /* Where mail of that domain goes by that virtual MTA: destination and route. */
 void place_find(struct core *core, struct domain *d, struct vmta *vmta, struct place *p);
 /* The same without making anything: false, that place does not exist now. */
 bool place_look(const struct core *core, struct domain *d, struct vmta *vmta, struct place *p);
 /* The same for mail that has that virtual MTA now, drawn from that pool (NULL: none): reroutes are
- * followed, and a member that cannot send is drawn anew. */
-void place_mail(
-    struct core *core, struct domain *d, struct vmta *vmta, struct name *pool, struct place *p);
-struct lane *place_lane(
-    struct core *core, const struct place *p, struct name *tenant, struct name *campaign);
+ * followed, and a member that cannot send is drawn anew. `at`: where it stands now, or NULL. */
+void place_mail(struct core *core, struct domain *d, struct vmta *vmta, struct name *pool,
+    struct queue *at, struct place *p);
+/* The same for mail that comes in, for a virtual MTA or pool ("": the default one). */
+void place_new(
+    struct core *core, struct domain *d, struct str vmta, struct str pool, struct place *p);
+/* A loose job, into its lane there. Its row is to be written if another virtual MTA has it now. */
+void place_move(struct core *core, job_ref ref, const struct place *p);
+/* Takes a job that stands ready or waits to a virtual MTA or pool: VISIT_REROUTE. */
+void place_reroute(struct core *core, job_ref ref, struct str vmta);
+void place_changed(struct core *core, struct queue *q); /* its reroute may be another now */
 /* Tells people once of what the configuration cannot mean. */
 void place_error(struct core *core, struct str scope, const struct vmta *vmta, struct str text);
 /* Whose route mail of that domain takes in that queue. */

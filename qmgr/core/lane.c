@@ -22,10 +22,11 @@
 #include "qmgr/core/internal.h"
 #include <stdlib.h>
 
-static uint64_t lane_hash(
-    const struct queue *q, const struct name *tenant, const struct name *campaign)
+static uint64_t lane_hash(const struct queue *q, const struct name *tenant,
+    const struct name *campaign, const struct name *pool)
 {
-	return hash_mix(hash_mix((uintptr_t)q, (uintptr_t)tenant), (uintptr_t)campaign);
+	return hash_mix(
+	    hash_mix((uintptr_t)q, (uintptr_t)tenant), (uintptr_t)campaign + 3 * (uintptr_t)pool);
 }
 
 static uint64_t share_hash(const struct queue *q, const struct name *tenant)
@@ -98,15 +99,15 @@ static uint32_t lane_number(struct core *core, struct lane *lane)
 }
 
 struct lane *lane_find(const struct core *core, const struct queue *q, const struct name *tenant,
-    const struct name *campaign)
+    const struct name *campaign, const struct name *pool)
 {
-	uint64_t hash = lane_hash(q, tenant, campaign);
+	uint64_t hash = lane_hash(q, tenant, campaign, pool);
 
 	for (struct node *i = table_first(&core->lanes, hash); i; i = table_next(i)) {
 		struct lane *lane = OWNER(i, struct lane, node);
 
 		if (lane->share->queue == q && lane->share->tenant == tenant &&
-		    lane->campaign == campaign)
+		    lane->campaign == campaign && lane->pool == pool)
 			return lane;
 	}
 	return NULL;
@@ -124,14 +125,16 @@ static void lane_link(struct core *core, struct lane *lane, struct share *s, str
 	link_append(&s->lanes, &lane->in_owner);
 	link_append(&s->of->lanes, &lane->in_tenant);
 	link_append(&c->lanes, &lane->in_campaign);
-	table_add(&core->lanes, &lane->node, lane_hash(s->queue, s->tenant, c->name));
+	table_add(&core->lanes, &lane->node, lane_hash(s->queue, s->tenant, c->name, lane->pool));
 }
 
-static struct lane *lane_new(struct core *core, struct queue *q, struct campaign *c)
+static struct lane *lane_new(
+    struct core *core, struct queue *q, struct campaign *c, struct name *pool)
 {
 	struct lane *lane = xcalloc(1, sizeof(*lane));
 	struct share *s = share_find(core, q, c->tenant->name);
 
+	lane->pool = pool ? name_keep(pool) : NULL;
 	lane_link(core, lane, s ? s : share_new(core, q, c->tenant), c);
 	lane->wait.kind = WAITER_LANE;
 	lane->index = lane_number(core, lane);
@@ -141,10 +144,10 @@ static struct lane *lane_new(struct core *core, struct queue *q, struct campaign
 	return lane;
 }
 
-struct lane *lane_get(
-    struct core *core, struct queue *q, struct name *tenant, struct name *campaign)
+struct lane *lane_get(struct core *core, struct queue *q, struct name *tenant,
+    struct name *campaign, struct name *pool)
 {
-	struct lane *lane = lane_find(core, q, tenant, campaign);
+	struct lane *lane = lane_find(core, q, tenant, campaign, pool);
 	struct campaign *c;
 	struct tenant *t;
 
@@ -156,10 +159,10 @@ struct lane *lane_get(
 		struct name *none = name_get(core, STR(""));
 
 		c = campaign_get(core, t, none);
-		lane = lane_find(core, q, tenant, none);
+		lane = lane_find(core, q, tenant, none, pool);
 		name_drop(core, none);
 	}
-	return lane ? lane : lane_new(core, q, c);
+	return lane ? lane : lane_new(core, q, c, pool);
 }
 
 void lane_free(struct core *core, struct lane *lane)
@@ -178,6 +181,7 @@ void lane_free(struct core *core, struct lane *lane)
 	link_remove(&lane->in_release);
 	core->lane_at[lane->index] = NULL;
 	core->lane_free[core->lane_frees++] = lane->index;
+	name_drop(core, lane->pool);
 	free(lane);
 	campaign_drop(core, c);
 	if (link_alone(&s->lanes))

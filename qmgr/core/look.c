@@ -43,7 +43,8 @@ bool core_job(const struct core *core, job_ref ref, struct job_view *v)
 	    .queue = str_of(lane->share->queue->name),
 	    .vmta = name_str(lane->share->queue->vmta->name),
 	    .tenant = name_str(lane->share->tenant),
-	    .campaign = name_str(lane->campaign)};
+	    .campaign = name_str(lane->campaign),
+	    .pool = name_str(lane->pool)};
 	return true;
 }
 

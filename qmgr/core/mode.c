@@ -4,6 +4,12 @@
  */
 #include "qmgr/core/internal.h"
 
+const char *mode_reroute(const struct queue *q)
+{
+	(void)q;
+	return "";
+}
+
 void mode_apply(struct core *core, struct queue *q)
 {
 	const struct values *v = &q->v;

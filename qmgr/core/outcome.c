@@ -203,18 +203,6 @@ void outcome_retime(struct core *core, job_ref ref)
 	(void)ref;
 }
 
-/* A loose job, into its lane of the queue where its mail stands now. */
-static struct queue *bring_home(struct core *core, struct job *j, const struct place *p)
-{
-	struct lane *lane = core->lane_at[j->lane];
-	struct queue *q = lane->share->queue;
-
-	if (p->dest == q->dest)
-		return q;
-	lane_move(core, j, place_lane(core, p, lane->share->tenant, lane->campaign));
-	return queue_of(core, j);
-}
-
 void outcome_place(struct core *core, job_ref ref, bool front)
 {
 	struct job *j = core_at(core, ref);
@@ -227,13 +215,13 @@ void outcome_place(struct core *core, job_ref ref, bool front)
 		outcome_set_aside(core, ref);
 		return;
 	}
-	place_find(core, d, q->vmta, &p);
+	place_mail(core, d, q->vmta, core->lane_at[j->lane]->pool, q, &p);
 	if (!p.routed && domain_failed(core, p.route, &status)) {
 		outcome_end(core, ref, OUTCOME_BOUNCED, -1, status, str_of(p.route->text), true);
 		return;
 	}
-	q = bring_home(core, j, &p);
-	if (core->now >= place_no_mx_ms(core, q, j)) {
+	place_move(core, ref, &p);
+	if (core->now >= place_no_mx_ms(core, p.queue, j)) {
 		outcome_no_mx(core, ref);
 		return;
 	}
@@ -251,14 +239,14 @@ bool outcome_moved(struct core *core, job_ref ref)
 	bool failed;
 	int64_t due;
 
-	place_find(core, core->domain_at[j->domain], q->vmta, &p);
+	place_mail(core, core->domain_at[j->domain], q->vmta, core->lane_at[j->lane]->pool, q, &p);
 	failed = !p.routed && domain_failed(core, p.route, &status);
-	if (!failed && p.dest == q->dest)
+	if (!failed && p.queue == q && p.pool == core->lane_at[j->lane]->pool)
 		return false;
 	due = j->state == JOB_WAITING ? (int64_t)j->due_ms : 0;
 	outcome_loosen(core, ref);
 	if (due > core->now && !failed) { /* goes on waiting there */
-		bring_home(core, j, &p);
+		place_move(core, ref, &p);
 		outcome_wait(core, ref);
 	} else {
 		outcome_place(core, ref, false);

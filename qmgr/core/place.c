@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * Where mail of a domain goes by a virtual MTA: to which destination, and by whose route.
+ * Where mail goes. First, of a domain by a virtual MTA: to which destination, and by whose route.
  *
  * The route is the domain's own, or another's: `queue-to` names another destination in its place
  * (and that one perhaps a third; a loop ends the chain where it began), and `smtp-hosts` names the
@@ -14,9 +14,13 @@
  * where a configuration has no such options, an answer costs a pointer or two, else a few look-ups.
  */
 #include "qmgr/core/internal.h"
+#include <errno.h>
 #include <stdio.h>
 
-enum { QUEUE_TO_MAX = 8 }; /* a chain of queue-to: stops loops */
+enum {
+	QUEUE_TO_MAX = 8, /* a chain of queue-to: stops loops */
+	REROUTE_MAX = 8,  /* a chain of reroutes: likewise */
+};
 
 /* Finds, and makes what is missing; without `make` it only finds. */
 struct finder {
@@ -241,17 +245,178 @@ struct str core_destination(const struct core *core, struct str name)
 
 /* ---- mail ---- */
 
-void place_mail(
-    struct core *core, struct domain *d, struct vmta *vmta, struct name *pool, struct place *p)
+/* What mail of this queue is rerouted to, "": nothing. */
+static const char *reroute_of(const struct queue *q)
+{
+	const char *to = mode_reroute(q);
+
+	return *to ? to : q->v.reroute;
+}
+
+static bool among(struct vmta *const *seen, size_t n, const struct vmta *v)
+{
+	for (size_t i = 0; i < n; i++)
+		if (seen[i] == v)
+			return true;
+	return false;
+}
+
+/* The virtual MTA of that name, or one that is drawn from the pool of that name; NULL: none. */
+static struct vmta *target(struct core *core, struct str name, const struct dest *dest,
+    struct vmta *const * not, size_t not_count, struct name **pool)
+{
+	struct pool *p = pool_find(core, name);
+	struct vmta *v = p ? pool_draw(core, p, dest, not, not_count) : vmta_find(core, name);
+
+	*pool = p ? pool_name(p) : NULL;
+	return v && v->conf && !among(not, not_count, v) ? v : NULL;
+}
+
+static void settle(struct core *core, struct domain *d, struct vmta *vmta, struct name *pool,
+    struct queue *at, struct place *p)
 {
 	place_find(core, d, vmta, p);
 	p->pool = pool;
+	p->queue =
+	    at && at->dest == p->dest && at->vmta == vmta ? at : queue_get(core, p->dest, vmta);
 }
 
-struct lane *place_lane(
-    struct core *core, const struct place *p, struct name *tenant, struct name *campaign)
+/* A member of a pool that cannot send gives its mail to one that can. */
+static void redraw(struct core *core, struct domain *d, struct place *p)
 {
-	return lane_get(core, queue_get(core, p->dest, p->vmta), tenant, campaign);
+	struct pool *pool = p->pool && p->routed ? pool_find(core, name_str(p->pool)) : NULL;
+	struct vmta *other;
+
+	if (!pool || pool_can_send(core, p->vmta, p->dest))
+		return;
+	other = pool_redraw(core, pool, p->dest, p->vmta);
+	if (other)
+		settle(core, d, other, p->pool, p->queue, p);
+}
+
+void place_mail(struct core *core, struct domain *d, struct vmta *vmta, struct name *pool,
+    struct queue *at, struct place *p)
+{
+	struct vmta *seen[REROUTE_MAX], *next;
+	struct place first;
+	size_t n = 0;
+
+	settle(core, d, vmta, pool, at, p);
+	redraw(core, d, p);
+	first = *p;
+	while (p->routed) {
+		const char *to = reroute_of(p->queue);
+		struct name *drawn;
+
+		if (!*to)
+			return;
+		seen[n++] = p->vmta;
+		next = target(core, str_of(to), p->dest, seen, n, &drawn);
+		if (!next || n == REROUTE_MAX) {
+			place_error(core, str_of(first.queue->name), first.vmta,
+			    STR("its reroute leads round in a circle or to nothing: the mail "
+				"stays"));
+			*p = first;
+			return;
+		}
+		settle(core, d, next, drawn, at, p);
+		redraw(core, d, p);
+	}
+}
+
+/* p->pool is one more reference here. */
+void place_new(
+    struct core *core, struct domain *d, struct str vmta, struct str pool, struct place *p)
+{
+	struct str name = vmta.n ? vmta : name_str(core->default_vmta);
+	struct pool *from = pool.n ? NULL : pool_find(core, name);
+	struct name *drawn = pool.n ? name_get(core, pool) : NULL;
+	struct vmta *v = NULL;
+	struct place there;
+
+	if (from) {
+		place_find(core, d, vmta_get(core, STR("")), &there);
+		v = pool_draw(core, from, there.dest, NULL, 0);
+		drawn = v ? name_keep(pool_name(from)) : NULL;
+	}
+	place_mail(core, d, v ? v : vmta_get(core, from ? STR("") : name), drawn, NULL, p);
+	if (p->pool)
+		name_keep(p->pool);
+	name_drop(core, drawn);
+}
+
+void place_move(struct core *core, job_ref ref, const struct place *p)
+{
+	struct job *j = core_at(core, ref);
+	struct lane *lane = core->lane_at[j->lane];
+	bool other = lane->share->queue->vmta != p->vmta || lane->pool != p->pool;
+
+	if (lane->share->queue == p->queue && !other)
+		return;
+	lane_move(core, j, lane_get(core, p->queue, lane->share->tenant, lane->campaign, p->pool));
+	if (other)
+		outcome_changed(core, ref);
+}
+
+void place_reroute(struct core *core, job_ref ref, struct str vmta)
+{
+	struct job *j = core_at(core, ref);
+	struct queue *q = core->lane_at[j->lane]->share->queue;
+	int64_t due = j->state == JOB_WAITING ? (int64_t)j->due_ms : 0;
+	struct name *pool;
+	struct vmta *to = target(core, vmta, q->dest, &q->vmta, 1, &pool);
+	struct place p;
+
+	if (!to)
+		return; /* not configured any more */
+	place_mail(core, core->domain_at[j->domain], to, pool, NULL, &p);
+	outcome_loosen(core, ref);
+	place_move(core, ref, &p);
+	if (due > core->now)
+		outcome_wait(core, ref);
+	else
+		outcome_place(core, ref, false);
+}
+
+int core_reroute(
+    struct core *core, struct str queue, struct str vmta, struct str who, int64_t now_ms)
+{
+	struct queue *q = queue_find(core, queue);
+	struct vmta *to = vmta_find(core, vmta);
+
+	core_clock(core, now_ms);
+	if (!q || (!pool_find(core, vmta) && !(to && to->conf)))
+		return -ENOENT;
+	if (to == q->vmta)
+		return -EINVAL;
+	queue_visit(core, q, VISIT_REROUTE, vmta);
+	event_push(core, &(struct core_event){.kind = EVENT_REROUTE,
+			     .scope = str_of(q->name),
+			     .from = name_str(q->vmta->name),
+			     .to = vmta,
+			     .who = who,
+			     .text = STR("what is in the queue now is moved")});
+	return 0;
+}
+
+/* All its mail goes there, waiting mail, too, which keeps its time; and people are told once. */
+void place_changed(struct core *core, struct queue *q)
+{
+	const char *to = mode_reroute(q);
+
+	if (str_eq(str_of(to), name_str(q->rerouted)))
+		return;
+	event_push(
+	    core, &(struct core_event){.kind = EVENT_REROUTE,
+		      .scope = str_of(q->name),
+		      .from = *to ? name_str(q->vmta->name) : name_str(q->rerouted),
+		      .to = *to ? str_of(to) : name_str(q->vmta->name),
+		      .text = *to ? STR("its mail, and what comes while this lasts, goes there")
+				  : STR("new mail stays here again")});
+	name_drop(core, q->rerouted);
+	q->rerouted = *to ? name_get(core, str_of(to)) : NULL;
+	if (*to)
+		queue_visit(core, q, VISIT_REPLACE, STR(""));
 }
 
 int64_t place_no_mx_ms(const struct core *core, const struct queue *q, const struct job *j)

@@ -82,8 +82,7 @@ static bool set_provider(struct core *core, struct queue *q)
 
 	if (provider == q->provider)
 		return false;
-	if (q->provider)
-		name_drop(core, q->provider);
+	name_drop(core, q->provider);
 	q->provider = provider ? name_keep(provider) : NULL;
 	return true;
 }
@@ -189,6 +188,7 @@ void queue_rerouted(struct core *core, struct queue *q)
 
 	if (set_provider(core, q))
 		queue_values(core, q);
+	place_changed(core, q);
 	if (was != q->routed)
 		core->unrouted += q->routed ? -q->n[JOB_READY] : q->n[JOB_READY];
 	queue_dirty(core, q);
@@ -199,7 +199,9 @@ void queue_configured(struct core *core, struct queue *q)
 {
 	queue_rerouted(core, q);
 	queue_values(core, q);
-	if (q->n[JOB_READY])
+	if (*q->v.reroute)
+		queue_visit(core, q, VISIT_REPLACE, STR(""));
+	else if (q->n[JOB_READY])
 		sweep_now(core, q);
 }
 
@@ -300,8 +302,8 @@ void queue_free(struct core *core, struct queue *q)
 	link_remove(&q->in_dirty);
 	link_remove(&q->in_dest);
 	link_remove(&q->in_users);
-	if (q->provider)
-		name_drop(core, q->provider);
+	name_drop(core, q->provider);
+	name_drop(core, q->rerouted);
 	table_remove(&core->queues, &q->node);
 	core->queue_at[q->slot] = NULL;
 	core->queue_free[core->queue_frees++] = q->slot;

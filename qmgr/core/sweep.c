@@ -104,7 +104,8 @@ static void ask(struct core *core, struct queue *q, const struct visit *what, st
 	for (struct link *l = q->visits.next; l != &q->visits; l = l->next) {
 		v = OWNER(l, struct visit, in_queue);
 		if (v != q->pass.visit && v->kind == what->kind && v->share == what->share &&
-		    v->lane == what->lane) {
+		    v->lane == what->lane &&
+		    (v->kind != VISIT_REROUTE || str_eq(str_of(v->text), text))) {
 			v->since_ms = core->now;
 			return;
 		}
@@ -186,6 +187,10 @@ static void visit_job(struct core *core, struct queue *q, job_ref ref)
 		break;
 	case VISIT_REPLACE:
 		outcome_moved(core, ref);
+		break;
+	case VISIT_REROUTE:
+		if ((int64_t)core_at(core, ref)->arrived_ms <= v->since_ms)
+			place_reroute(core, ref, str_of(v->text));
 		break;
 	case VISIT_BOUNCE:
 		bounce(core, v, ref);

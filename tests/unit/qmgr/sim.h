@@ -930,7 +930,8 @@ static SIM_DEAD void sim_export(struct sim *s, struct core *to)
 			    .domain = v.domain,
 			    .vmta = v.vmta,
 			    .tenant = v.tenant,
-			    .campaign = v.campaign};
+			    .campaign = v.campaign,
+			    .pool = v.pool};
 			if (v.state == JOB_IN_FLIGHT)
 				a.flags |= JOB_IN_DOUBT;
 			j->ref = core_add(to, &a, s->now);
