@@ -72,3 +72,7 @@ void show_end(struct show **s);
 /* Adds what another instance says to `into`: numbers are summed, members that differ and cannot be
  * summed are dropped. */
 void merge_object(json_t *into, json_t *from);
+
+/* --- top.c ------------------------------------------------------------------------------------ */
+/* The largest queues of the qmgr behind that socket, until interrupted; the exit status. */
+int top(const struct args *a, const char *path);

@@ -14,6 +14,7 @@
 static const char usage[] = "usage: posternctl [-c FILE] [-r DIRECTORY] [--json] SERVICE VERB [ARG "
 			    "...] [--OPTION=VALUE ...]\n"
 			    "       posternctl SERVICE help\n"
+			    "       posternctl top [--rows=N] [--interval=SECONDS]\n"
 			    "       posternctl version\n";
 
 struct asking {
@@ -48,13 +49,13 @@ static int wrong_usage(const char *why)
 	return EX_USAGE;
 }
 
-static int not_running(const struct args *a, const char *directory)
+static int not_running(const char *service, const char *directory)
 {
 	fprintf(stderr,
 	    "posternctl: no control socket of %s in %s: is postern-master running, and with this "
 	    "configuration? "
 	    "(see -c and -r)\n",
-	    a->service, directory);
+	    service, directory);
 	return EX_UNAVAILABLE;
 }
 
@@ -133,14 +134,18 @@ static int run(const struct args *a)
 	}
 	if (a->service == NULL)
 		return wrong_usage("which service?");
-	if (!find_known(a->service))
+	bool is_top = strcmp(a->service, "top") == 0;
+	if (!is_top && !find_known(a->service))
 		return wrong_usage("no such service");
-	if (a->verb == NULL)
-		return wrong_usage("which verb?");
+	if (is_top != (a->verb == NULL))
+		return wrong_usage(is_top ? "top takes options only" : "which verb?");
 	char *directory =
 	    a->run_directory != NULL ? xstrdup(a->run_directory) : find_run_directory(a->conf_path);
-	size_t n = find_instances(directory, a->service, &list);
-	int status = n == 0 ? not_running(a, directory) : ask_all(a, list, n);
+	const char *service = is_top ? "qmgr" : a->service;
+	size_t n = find_instances(directory, service, &list);
+	int status = n == 0   ? not_running(service, directory)
+		     : is_top ? top(a, list[0].path)
+			      : ask_all(a, list, n);
 	free(directory);
 	free(list);
 	return status;

@@ -63,7 +63,7 @@ static void verb_status(
 
 const struct control_verb qmgr_verbs[] = {
     {"status", "status", "totals, spool, index, what is refused", 0, 0, verb_status},
-    {"queues", "queues [PATTERN] [--mode=MODE] [--paused] [--connected]",
+    {"queues", "queues [PATTERN] [--mode=MODE] [--paused] [--connected] [--largest=N]",
 	"queues with their counts, connections, mode and last error", 0, 1, verb_queues},
     {"queue", "queue NAME", "one queue: counts, limits, holds, errors, events", 1, 1, verb_queue},
     {"messages", "messages " FILTERS " [--limit=N]", "recipients that wait, one a line", 0, 0,

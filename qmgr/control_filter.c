@@ -53,6 +53,25 @@ void filter_fini(struct filter *f)
 	free(f->core_queue);
 }
 
+/* DESTINATION/VMTA/TENANT[/CAMPAIGN] is a lane: a queue, and whose mail of it. Where an option
+ * names a tenant too it stays one name, which no queue has: then nothing is chosen. */
+static void split_lane(struct filter *f)
+{
+	struct str rest = str_of(f->queue), queue = rest;
+	(void)str_cut(&rest, '/');
+	(void)str_cut(&rest, '/');
+	if (rest.n == 0 || f->tenant != NULL || f->campaign != NULL)
+		return;
+	queue.n -= rest.n + 1;
+	struct str tenant = str_cut(&rest, '/');
+	f->tenant = str_dup(tenant);
+	if (tenant.p[tenant.n] == '/')
+		f->campaign = str_dup(rest);
+	char *whole = f->queue;
+	f->queue = str_dup(queue);
+	free(whole);
+}
+
 bool filter_options(
     struct filter *f, const struct qmgr *q, const json_t *options, struct control_reply *reply)
 {
@@ -64,8 +83,10 @@ bool filter_options(
 	f->sender = pattern(options, "sender");
 	f->rcpt = pattern(options, "recipient");
 	f->domain = pattern(options, "domain");
-	if (queue != NULL)
+	if (queue != NULL) {
 		f->queue = filter_queue_named(q, str_of(queue), &f->domain);
+		split_lane(f);
+	}
 	if (all != NULL && strcmp(all, "true") != 0) {
 		control_end(reply, EX_USAGE, "--all takes no value");
 		return false;
@@ -169,16 +190,18 @@ bool filter_args(struct filter *f, const struct qmgr *q, const json_t *args, con
 	if (json_array_size(args) == 0 || record_id_parse(&f->id, a) == 0)
 		return true;
 	f->id = 0;
-	if (str_eq(a, STR("ALL")))
+	if (str_eq(a, STR("ALL"))) {
 		f->all = true;
-	else if (a.n == 0)
+	} else if (a.n == 0) {
 		wrong = "the argument is empty: an id, a queue, a domain, or ALL";
-	else if (control_option(options, is_queue ? "queue" : "domain") != NULL)
+	} else if (control_option(options, is_queue ? "queue" : "domain") != NULL) {
 		wrong = "an argument and an option name two queues, or two domains";
-	else if (is_queue)
+	} else if (is_queue) {
 		f->queue = filter_queue_named(q, a, &f->domain);
-	else
+		split_lane(f);
+	} else {
 		f->where = str_dup(a);
+	}
 	if (wrong != NULL)
 		control_end(reply, EX_USAGE, "%s", wrong);
 	return wrong == NULL;

@@ -34,11 +34,19 @@ json_t *control_queue_row(const struct qmgr *q, const struct queue_view *v)
 
 /* --- queues ----------------------------------------------------------------------------------- */
 
+enum { LARGEST_MAX = 1000 }; /* kept in order by moving: more would hold mail up */
+
+struct large {
+	uint64_t recipients;
+	json_t *row; /* owned */
+};
 struct queues_state {
 	struct qmgr *q;
 	struct core_cursor cursor;
 	char *pattern, *mode; /* owned */
 	bool paused, connected;
+	size_t largest_max, largest_count; /* only these: 0, all */
+	struct large *largest;		   /* owned; most recipients first */
 };
 
 static bool queue_wanted(const struct queues_state *s, const struct queue_view *v)
@@ -47,16 +55,43 @@ static bool queue_wanted(const struct queues_state *s, const struct queue_view *
 	       (s->mode == NULL || core_glob(str_of(s->mode), v->mode));
 }
 
+/* Keeps it if it is among the largest so far. */
+static void take_largest(struct queues_state *s, const struct queue_view *v)
+{
+	struct large *l = s->largest;
+	size_t at = s->largest_count;
+	if (at == s->largest_max) {
+		if (v->recipients <= l[at - 1].recipients)
+			return;
+		json_decref(l[--at].row);
+	} else {
+		s->largest_count++;
+	}
+	for (; at > 0 && l[at - 1].recipients < v->recipients; at--)
+		l[at] = l[at - 1];
+	l[at] = (struct large){v->recipients, control_queue_row(s->q, v)};
+}
+
+static void give_largest(struct queues_state *s, struct control_reply *r)
+{
+	for (size_t i = 0; i < s->largest_count; i++)
+		control_row(r, s->largest[i].row);
+	s->largest_count = 0;
+}
+
 static bool next_queues(void *state, struct control_reply *r)
 {
 	struct queues_state *s = state;
 	struct queue_view views[QUEUES_A_CALL];
 	size_t n = core_queues(s->q->core, str_of(s->pattern), &s->cursor, views, QUEUES_A_CALL);
 	for (size_t i = 0; i < n; i++)
-		if (queue_wanted(s, &views[i]))
+		if (queue_wanted(s, &views[i]) && s->largest_max > 0)
+			take_largest(s, &views[i]);
+		else if (queue_wanted(s, &views[i]))
 			control_row(r, control_queue_row(s->q, &views[i]));
 	if (n > 0)
 		return true;
+	give_largest(s, r);
 	control_end(r, EX_OK, "%s", "");
 	return false;
 }
@@ -64,6 +99,9 @@ static bool next_queues(void *state, struct control_reply *r)
 static void drop_queues(void *state)
 {
 	struct queues_state *s = state;
+	for (size_t i = 0; i < s->largest_count; i++)
+		json_decref(s->largest[i].row);
+	free(s->largest);
 	free(s->pattern);
 	free(s->mode);
 	free(s);
@@ -73,7 +111,17 @@ void verb_queues(void *ctx, struct control_reply *reply, const json_t *args, con
 {
 	struct queues_state *s = xcalloc(1, sizeof(*s));
 	struct str pattern = said_arg(args, 0);
-	const char *mode = control_option(options, "mode");
+	const char *mode = control_option(options, "mode"),
+		   *largest = control_option(options, "largest");
+	unsigned long long n = 0;
+	if (largest != NULL && (str_number(str_of(largest), LARGEST_MAX, &n) != 0 || n == 0)) {
+		free(s);
+		control_end(reply, EX_USAGE, "--largest wants a number from 1 to %d", LARGEST_MAX);
+		return;
+	}
+	s->largest_max = n;
+	if (n > 0)
+		s->largest = xcalloc(n, sizeof(*s->largest));
 	s->q = ctx;
 	s->pattern = pattern.n ? filter_queue_named(s->q, pattern, NULL) : xstrdup("*");
 	s->mode = mode != NULL ? xstrdup(mode) : NULL;

@@ -234,8 +234,10 @@ static bool tell_hits(struct qmgr *q, struct str bytes)
 		n++;
 	if (rc < 0)
 		return false;
-	if (n > 0)
+	if (n > 0) {
 		core_hits(q->core, hits, n);
+		rule_counts_add(q, hits, n);
+	}
 	return true;
 }
 
