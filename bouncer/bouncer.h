@@ -4,6 +4,7 @@
 #include "common/segwrite.h"
 #include "common/worker.h"
 #include "bouncer/dsn.h"
+#include "bouncer/rules.h"
 /* The parts of the process, put together by main.c. */
 enum {
 	POISONED_MAX = 10000, /* ids that killed a worker; master has few */
@@ -28,6 +29,8 @@ struct bouncer {
 	struct chan *qmgr;
 	uint32_t epoch; /* counts qmgr's channels: tickets of an earlier one mean nothing */
 	struct identity used, prepared;
+	struct rules rules, next_rules; /* of the configuration in use, and of the prepared one */
+	struct classifier *classifier;	/* owned; made when it is first asked */
 	struct request_list waiting;
 	size_t writing; /* handed to the segment writer */
 	struct loop_timer again;

@@ -9,6 +9,7 @@
  *   inbox.c     BOUNCE in, its waiting and end   dsn.c     the report (pure)
  *   report.c    one request becomes one report   text.c    its words for people (pure)
  *   control.c   posternctl bouncer               part.c    its lines (pure)
+ *   rules.c     what a reply would fire          alert.c   a notice to operators (pure)
  */
 #include "bouncer/bouncer.h"
 #include <stdlib.h>
@@ -26,6 +27,8 @@ static int prepare(void *ctx, const struct conf *conf, uint32_t config, char why
 		str_copy(b->prepared.host_name, sizeof(b->prepared.host_name), STR("localhost"));
 	str_copy(b->prepared.postmaster, sizeof(b->prepared.postmaster),
 	    str_of(conf_text(conf->root, CO_GLOBAL_postmaster)));
+	rules_fini(&b->next_rules); /* of one that was never used */
+	rules_init(&b->next_rules, conf);
 	return 0;
 }
 
@@ -34,6 +37,9 @@ static void use(void *ctx, uint32_t config)
 	struct bouncer *b = ctx;
 	(void)config;
 	b->used = b->prepared;
+	rules_fini(&b->rules);
+	b->rules = b->next_rules;
+	b->next_rules = (struct rules){0};
 }
 
 static void on_peer_channel(

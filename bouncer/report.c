@@ -5,10 +5,13 @@
  * It carries the cause (message, kind, recipients) and the ticket: qmgr settles the request by
  * them, so that after any crash the report is there once, or is asked for again.
  *
+ * A notice to operators (alert.c) goes the same way without a message.
+ *
  * What qmgr says of a recipient (reply, status) comes from a remote server and is text to be
  * cleaned; who the recipient is and what it asked for comes from the message's own envelope, by
  * ordinal.
  */
+#include "bouncer/alert.h"
 #include "bouncer/bouncer.h"
 #include "bouncer/decide.h"
 #include "common/clock.h"
@@ -166,6 +169,33 @@ static enum report_end report_of(struct bouncer *b, const struct msg_bounce *m,
 	return end;
 }
 
+/* On no message: what qmgr has to say to operators. */
+static enum report_end alert_make(
+    struct bouncer *b, const struct msg_bounce *m, struct report_made *made)
+{
+	char id[RECORD_ID_TEXT], message_id[HOST_TEXT + 32];
+	struct buf rcpts, *e = &made->envelope;
+	uint8_t body = 0;
+	struct alert_mail mail = {.host_name = b->used.host_name,
+	    .postmaster = b->used.postmaster,
+	    .id = made->id,
+	    .now_ms = clock_wall_ms()};
+	if (alert_take(m->rcpts, &mail.alert) != 0)
+		return refuse(made, "the notice is malformed");
+	buf_init(&rcpts, ENVELOPE_MAX);
+	size_t n = alert_build(&mail, &rcpts, &made->headers, &made->content, &body);
+	record_id_print(id, made->id);
+	snprintf(message_id, sizeof(message_id), "<%s.alert@%s>", id, b->used.host_name);
+	envelope_put(e, ENV_SENDER, STR(""));
+	envelope_put_u8(e, ENV_BODY, body);
+	put_cause(e, m, &(struct listed){0});
+	envelope_put_u64(e, ENV_TICKET, m->ticket);
+	envelope_put(e, ENV_MESSAGE_ID, str_of(message_id));
+	buf_put(e, rcpts.p, rcpts.n);
+	buf_fini(&rcpts);
+	return n > 0 ? REPORT_MADE : refuse(made, "no address to write to");
+}
+
 enum report_end report_make(
     struct bouncer *b, const struct msg_bounce *m, uint64_t id, struct report_made *made)
 {
@@ -173,6 +203,8 @@ enum report_end report_make(
 	made->id = id;
 	if (m->kind >= DSN_KIND_COUNT)
 		return refuse(made, "no such kind of report");
+	if (m->kind == DSN_ALERT)
+		return alert_make(b, m, made);
 	int err = segread_message(b->reader, m->segment, m->offset, m->id, READ_BYTES, &message);
 	if (err == -ENOENT || err == -EBADMSG) {
 		b->stats.unreadable++;

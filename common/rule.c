@@ -46,28 +46,37 @@ static struct str trim(struct str s)
 
 /* --- actions ---------------------------------------------------------------------------------- */
 
+enum { /* of actions that exclude each other */
+	GROUP_MODE = 1,
+	GROUP_RECIPIENT = 2,
+	GROUP_QUEUE = 4,
+	GROUP_TENANT = 8,
+	GROUP_CAMPAIGN = 16,
+	GROUP_REROUTE = 32,
+};
 enum argument { ARG_NONE, ARG_NAME, ARG_ADDRESS, ARG_SETTING };
 static const struct action_def {
 	const char *name;
 	enum argument argument;
+	unsigned groups;
 } actions[ACTION_COUNT] = {
-    [ACTION_MODE_BACKOFF] = {"mode=backoff", ARG_NONE},
-    [ACTION_MODE_NORMAL] = {"mode=normal", ARG_NONE},
-    [ACTION_SKIP_MX] = {"skip-mx", ARG_NONE},
-    [ACTION_BOUNCE_QUEUE] = {"bounce-queue", ARG_NONE},
-    [ACTION_BOUNCE_RECIPIENT] = {"bounce-recipient", ARG_NONE},
-    [ACTION_DEFER_RECIPIENT] = {"defer-recipient", ARG_NONE},
-    [ACTION_DEFER_QUEUE] = {"defer-queue", ARG_NONE},
-    [ACTION_DISABLE_SOURCE_IP] = {"disable-source-ip", ARG_NONE},
-    [ACTION_SUSPEND_QUEUE] = {"suspend-queue", ARG_NONE},
-    [ACTION_SUSPEND_TENANT] = {"suspend-tenant", ARG_NONE},
-    [ACTION_SUSPEND_CAMPAIGN] = {"suspend-campaign", ARG_NONE},
-    [ACTION_BOUNCE_TENANT] = {"bounce-tenant", ARG_NONE},
-    [ACTION_BOUNCE_CAMPAIGN] = {"bounce-campaign", ARG_NONE},
-    [ACTION_REROUTE] = {"reroute", ARG_NAME},
-    [ACTION_REQUIRE_TLS] = {"require-tls", ARG_NONE},
-    [ACTION_SET] = {"set", ARG_SETTING},
-    [ACTION_ALERT] = {"alert", ARG_ADDRESS},
+    [ACTION_MODE_BACKOFF] = {"mode=backoff", ARG_NONE, GROUP_MODE},
+    [ACTION_MODE_NORMAL] = {"mode=normal", ARG_NONE, GROUP_MODE},
+    [ACTION_SKIP_MX] = {"skip-mx", ARG_NONE, GROUP_RECIPIENT},
+    [ACTION_BOUNCE_QUEUE] = {"bounce-queue", ARG_NONE, GROUP_QUEUE | GROUP_RECIPIENT},
+    [ACTION_BOUNCE_RECIPIENT] = {"bounce-recipient", ARG_NONE, GROUP_RECIPIENT},
+    [ACTION_DEFER_RECIPIENT] = {"defer-recipient", ARG_NONE, GROUP_RECIPIENT},
+    [ACTION_DEFER_QUEUE] = {"defer-queue", ARG_NONE, GROUP_QUEUE},
+    [ACTION_DISABLE_SOURCE_IP] = {"disable-source-ip", ARG_NONE, 0},
+    [ACTION_SUSPEND_QUEUE] = {"suspend-queue", ARG_NONE, GROUP_QUEUE},
+    [ACTION_SUSPEND_TENANT] = {"suspend-tenant", ARG_NONE, GROUP_TENANT},
+    [ACTION_SUSPEND_CAMPAIGN] = {"suspend-campaign", ARG_NONE, GROUP_CAMPAIGN},
+    [ACTION_BOUNCE_TENANT] = {"bounce-tenant", ARG_NONE, GROUP_TENANT},
+    [ACTION_BOUNCE_CAMPAIGN] = {"bounce-campaign", ARG_NONE, GROUP_CAMPAIGN},
+    [ACTION_REROUTE] = {"reroute", ARG_NAME, GROUP_REROUTE},
+    [ACTION_REQUIRE_TLS] = {"require-tls", ARG_NONE, 0},
+    [ACTION_SET] = {"set", ARG_SETTING, 0},
+    [ACTION_ALERT] = {"alert", ARG_ADDRESS, 0},
 };
 
 /* Options of a queue of which one value is stricter than another. */
@@ -89,6 +98,11 @@ static const enum conf_opt settable[] = {
 const char *rule_action_name(enum rule_action_kind kind)
 {
 	return (unsigned)kind < COUNT_OF(actions) ? actions[kind].name : "?";
+}
+
+unsigned rule_action_groups(enum rule_action_kind kind)
+{
+	return (unsigned)kind < COUNT_OF(actions) ? actions[kind].groups : 0;
 }
 
 int rule_set_opt(struct str name)

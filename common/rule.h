@@ -74,6 +74,9 @@ struct rule_list {
 int rule_action_parse(struct str text, struct rule_action *a, char why[200]) MUST_USE;
 void rule_action_fini(struct rule_action *a);
 const char *rule_action_name(enum rule_action_kind kind); /* "mode=backoff", "set", … */
+/* Bits of the groups it is of: of the actions of one reply that share one, the first alone holds.
+ * 0: nothing excludes it. */
+unsigned rule_action_groups(enum rule_action_kind kind);
 void rule_action_print(struct buf *out, const struct rule_action *a); /* as in the file */
 int rule_trigger_parse(struct str text, struct rule_trigger *t, char why[200]) MUST_USE;
 int rule_stage_parse(struct str text, uint32_t *bit, char why[200]) MUST_USE;
