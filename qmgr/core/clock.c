@@ -28,12 +28,13 @@ int clock_restore(struct core *core, struct str name, struct rd *value)
 	uint32_t failures = rd_u32(value);
 	int64_t hold_ms = (int64_t)rd_u64(value);
 	struct queue *q;
+	int rc;
 
 	if (value->bad || value->n || failures == 0 || hold_ms < 0)
 		return -EBADMSG;
-	q = queue_named(core, name);
-	if (!q)
-		return -EBADMSG;
+	rc = state_queue(core, name, &q);
+	if (rc)
+		return rc;
 	q->failures = failures;
 	if (hold_ms > core->now) {
 		q->hold_ms = hold_ms;

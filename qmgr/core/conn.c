@@ -107,6 +107,7 @@ struct conn *conn_new(struct core *core, uint64_t id, unsigned worker, struct qu
 	link_append(&q->conns, &c->in_queue);
 	link_append(&core->workers[worker]->list, &c->in_worker);
 	table_add(&core->conns, &c->node, hash_mix(core->seed, id));
+	source_opened(core, c);
 	return c;
 }
 
@@ -155,6 +156,7 @@ void conn_free(struct core *core, struct conn *c)
 
 	must(c->tx_count == 0);
 	unlist(core, c);
+	source_closed(core, c);
 	seat_unseat(core, c);
 	set_state(core, c, CONN_READY);
 	must(q->limit.used > 0 && c->path->conns.used > 0);
@@ -192,8 +194,10 @@ static uint32_t left(const struct conn *c)
 
 	if (c->mail_max && c->mail_max < most)
 		most = c->mail_max;
-	if (c->adopted)
+	if (c->adopted || c->spent)
 		return 0;
+	if (c->single)
+		most = 1;
 	return c->sent < most ? most - c->sent : 0;
 }
 
@@ -221,7 +225,8 @@ static bool is_astray(const struct core *core, const struct conn *c)
  * way out, so that as many end as there are too many. */
 static bool is_spent(const struct core *core, const struct conn *c)
 {
-	return left(c) == 0 || gives_way(c) || seat_too_many(c) || is_astray(core, c);
+	return left(c) == 0 || gives_way(c) || seat_too_many(c) || is_astray(core, c) ||
+	       (!c->single && source_disabled(core, c->queue, c->path->source));
 }
 
 /* Others wait where it counts. */
@@ -499,13 +504,22 @@ void core_conn_closed(
 	struct conn *c = conn_find(core, id);
 
 	core_clock(core, now_ms);
-	if (!c)
+	if (!c) {
+		rules_forget(core);
 		return;
+	}
 	unlist(core, c);
 	set_state(core, c, CONN_CLOSING);
 	while (c->tx_count) /* the last first: each goes to the front of its lane */
 		outcome_unsent(core, c->tx[c->tx_count - 1], c->answered > 0);
 	grant_opened(core, c);
+	if (failure->cause != CONN_DONE)
+		rules_reply(
+		    core, &(struct reply){.queue = c->queue, .conn = c, .text = failure->text});
+	rules_forget(core);
+	if (failure->stage == STAGE_GREETING && failure->code >= 500 &&
+	    c->queue->v.bounce_5xx_greeting)
+		queue_visit(core, c->queue, VISIT_BOUNCE, failure->text);
 	grant_failed(core, c, failure);
 	conn_free(core, c);
 }

@@ -34,8 +34,8 @@ struct core *core_new(uint64_t seed, int64_t now_ms)
 	struct table *tables[] = {&core->named, &core->providers, &core->entries, &core->pools,
 	    &core->names, &core->domains, &core->dests, &core->vmtas, &core->queues, &core->lanes,
 	    &core->conns, &core->txs, &core->tls, &core->shares, &core->tenants, &core->campaigns};
-	struct link *links[] = {&core->dirty, &core->unserved, &core->sweeping,
-	    &core->resolve_fifo, &core->tls_age};
+	struct link *links[] = {
+	    &core->dirty, &core->unserved, &core->sweeping, &core->resolve_fifo, &core->tls_age};
 
 	core->seed = hash_mix(seed, UINT64_C(0x506f737465726e));
 	core->random = seed;
@@ -45,6 +45,12 @@ struct core *core_new(uint64_t seed, int64_t now_ms)
 	for (size_t i = 0; i < COUNT_OF(links); i++)
 		link_init(links[i]);
 	state_init(core);
+	link_init(&core->modes);
+	link_init(&core->notes);
+	table_init(&core->disabled);
+	link_init(&core->disabled_all);
+	link_init(&core->sourceless);
+	rules_init(core);
 	job_store_init(&core->jobs);
 	due_init(&core->due, now_ms);
 	core->wheel = wheel_new(now_ms);
@@ -99,6 +105,8 @@ static void free_places(struct core *core)
 	grant_tls_forget(core, true);
 	budget_fini(core);
 	name_drop(core, core->no_source);
+	source_fini(core);
+	rules_fini(core);
 	state_fini(core);
 	value_fini(core);
 	free(core->lane_at);
@@ -116,7 +124,7 @@ void core_free(struct core **at)
 	struct table *tables[] = {&core->named, &core->providers, &core->entries, &core->pools,
 	    &core->names, &core->domains, &core->dests, &core->vmtas, &core->queues, &core->lanes,
 	    &core->conns, &core->txs, &core->tls, &core->shares, &core->tenants, &core->campaigns,
-	    &core->states.marks};
+	    &core->states.marks, &core->disabled};
 
 	free_conns(core);
 	free_places(core);
@@ -139,6 +147,7 @@ void core_configure(struct core *core, const struct conf *conf, int64_t now_ms)
 {
 	core_clock(core, now_ms);
 	value_configure(core, conf_clone(conf));
+	rules_configured(core);
 	budget_configure(core);
 	for (uint32_t i = 1; i <= core->domain_count; i++)
 		if (core->domain_at[i])
@@ -180,7 +189,7 @@ static void job_fill(struct job *j, const struct core_add *a)
 	j->attempts = a->attempts;
 	j->flags = a->flags;
 	j->bytes_low = a->bytes & ((1u << 20) - 1);
-	j->bytes_high = (uint16_t)(a->bytes >> 20) & ((1u << 12) - 1);
+	j->bytes_high = (uint16_t)(a->bytes >> 20) & ((1u << 11) - 1);
 	j->arrived_ms = (uint64_t)(a->arrived_ms < 0 ? 0 : a->arrived_ms) & low44;
 	j->due_ms = (uint64_t)(a->due_ms < 0 ? 0 : a->due_ms) & low44;
 }
@@ -304,6 +313,12 @@ static void on_timer(void *ctx, struct wheel_node *node)
 		break;
 	case TIMER_STATE:
 		state_timer(core, t);
+		break;
+	case TIMER_MODE:
+		mode_timer(core, t);
+		break;
+	case TIMER_SOURCE:
+		source_timer(core, t);
 		break;
 	}
 }

@@ -131,6 +131,8 @@ int core_result(struct core *core, uint64_t transaction, const struct rcpt_resul
     size_t n, int64_t now_ms);
 /* Rules that matched, of the core_result() or core_conn_closed() that follows at once. Copied. */
 void core_hits(struct core *core, const struct rule_hit *hits, size_t n);
+/* How often a rule of the configuration matched and fired since start or reload. */
+bool core_rule(const struct core *core, uint64_t rule, uint64_t *matches, uint64_t *firings);
 /* A source address can no longer (or again) be bound on this host. */
 void core_source_bindable(struct core *core, struct str address, bool ok, int64_t now_ms);
 /* What DECIDE_STATE gave out before the restart; after core_configure(), before core_start(). A

@@ -93,6 +93,47 @@ static void target_failed(struct core *core, struct conn *c)
 	set_ceiling(q, others > CORE_START_CONNS ? others : CORE_START_CONNS);
 }
 
+/* All addresses of these hosts of its domain are passed over: all hosts, or its own only. */
+static void pass_over(struct core *core, const struct conn *c, bool all)
+{
+	struct queue *q = c->queue;
+	const struct route *route = c->domain->route;
+	int64_t step = value_step(q->e.retry, q->e.retry_count, q->failures + 1);
+	int64_t until = core->now + core_jitter(core, step);
+
+	for (uint32_t i = 0; route && i < route->host_count; i++) {
+		const struct route_entry *e = &route->host[i];
+
+		for (int k = 0; (all || e->name == c->host) && k < e->address_count; k++) {
+			struct target *t = target_get(q, &e->address[k], e->port);
+
+			if (t->until_ms < until)
+				t->until_ms = until;
+		}
+	}
+}
+
+bool grant_skip(struct core *core, struct conn *c)
+{
+	struct queue *q = c->queue;
+	const struct route *route = c->domain->route;
+
+	if (!c->spent)
+		pass_over(core, c, false);
+	c->spent = true;
+	for (uint32_t i = 0; route && i < route->host_count; i++) {
+		const struct route_entry *e = &route->host[i];
+
+		for (int k = 0; e->name != c->host && k < e->address_count; k++) {
+			const struct target *t = target_find(q, &e->address[k], e->port);
+
+			if (!t || t->until_ms <= core->now)
+				return true;
+		}
+	}
+	return false;
+}
+
 void grant_opened(struct core *core, struct conn *c)
 {
 	struct target *t = c->probe ? target_find(c->queue, &c->address, c->port) : NULL;
@@ -108,8 +149,9 @@ void grant_works(struct core *core, struct conn *c)
 	struct queue *q = c->queue;
 	struct target *t = target_find(q, &c->address, c->port);
 
-	if (t)
+	if (t && !c->spent) /* else a rule says to pass over it */
 		target_remove(q, t);
+	source_works(core, c);
 	if (q->failures)
 		clock_changed(core, q);
 	q->failures = q->tries = 0;
@@ -133,10 +175,13 @@ void grant_failed(struct core *core, struct conn *c, const struct core_failure *
 		return;
 	if (f->cause == CONN_LOCAL && c->path->source->n)
 		c->path->blocked_ms = core->now + CORE_LOCAL_HOLD;
-	else if (f->cause == CONN_TLS && c->tls != TLS_OFF)
+	else if (f->cause == CONN_TLS && c->tls == TLS_OPPORTUNISTIC)
 		grant_tls_broken(core, c->host);
 	else
 		target_failed(core, c);
+	/* A 421 speaks of the site, unless it is said to speak of that host only. */
+	if (f->code == 421 && !q->v.mx_421 && !c->spent)
+		pass_over(core, c, true);
 }
 
 /* ---- hosts with broken TLS ---- */
@@ -189,6 +234,8 @@ static enum tls_policy tls_for(
 {
 	const struct tls_broken *t = tls_find(core, host);
 
+	if (q->e.tls_required)
+		return TLS_REQUIRED;
 	if (!q->v.starttls || (t && t->until_ms > core->now))
 		return TLS_OFF;
 	return TLS_OPPORTUNISTIC;
@@ -432,6 +479,8 @@ static void nowhere(
 	struct domain *d = core->domain_at[core_at(core, ref)->domain];
 	int64_t until = first_until(q, place_route(core, q, d), core->now);
 
+	if (mask == 0 && source_wait(core, q))
+		return;
 	if (mask == 0) {
 		no_source(core, q, o);
 		return;

@@ -50,7 +50,8 @@ enum {
 };
 /* Numbers of connections and transactions from a worker that lies end here: ours never run out. */
 #define CORE_ID_END (UINT64_C(1) << 62)
-#define CORE_LEAD SECOND /* a connection may be opened that long before its message's token comes  \
+#define CORE_LEAD                                                                                  \
+	SECOND		 /* a connection may be opened that long before its message's token comes  \
 			  */
 #define CORE_CALL SECOND /* lanes that were called for a token and took none: others are called */
 #define CORE_WAIT_IDLE MINUTE	  /* a connection that waits for a token that near is kept */
@@ -92,10 +93,11 @@ struct job {
 	uint64_t segment : 40, rcpt : 16, flags : 8;
 	uint64_t offset : 40, attempts : 16, notices : 8; /* notices: delay reports so far */
 	uint64_t arrived_ms : 44, bytes_low : 20;
-	uint64_t due_ms : 44, bytes_high : 12, state : 3, retries : 2;
+	uint64_t due_ms : 44, bytes_high : 11, state : 3, retries : 2;
 	uint64_t
 	    head : 1; /* first of its message in the index: sibling_prev is the bucket's next */
 	uint64_t doomed : 1;		     /* deleted while in flight */
+	uint64_t backed_off : 1;	     /* waits by the list of backoff mode */
 	uint64_t last : 1;		     /* stands in the lane's list of uncertain mail */
 	uint32_t lane, domain;		     /* index of lane and domain */
 	uint32_t next, prev;		     /* in its list; job_ref or LIST_END | list */
@@ -353,6 +355,8 @@ enum timer_kind {
 	TIMER_STATE,
 	TIMER_LIMIT,
 	TIMER_LEVEL,
+	TIMER_MODE,
+	TIMER_SOURCE,
 };
 struct timer {
 	struct wheel_node node;
@@ -540,6 +544,11 @@ struct pass { /* over a queue's jobs, in slices */
 };
 struct queue {
 	struct node node;
+	struct mode *mode;	   /* owned; NULL: normal, and nothing is set */
+	struct link in_sourceless; /* waits until one of its sources is enabled */
+	struct link notes;	   /* newest first */
+	uint8_t noted[3];	   /* how many of each kind */
+	bool rated;		   /* its lists have rules on shares of attempts */
 	uint32_t slot;
 	char *name; /* owned: DESTINATION/VMTA */
 	struct dest *dest;
@@ -580,7 +589,7 @@ struct queue {
 	struct link visits;
 	struct pass pass;
 	int64_t next_due_ms, last_due_ms; /* of waiting jobs: the earliest known, the last given */
-	int64_t idle_ms; /* since when nothing happens here */
+	int64_t idle_ms;		  /* since when nothing happens here */
 	struct timer wake, sweep, idle_timer;
 };
 
@@ -602,6 +611,8 @@ struct conn {
 	bool adopted; /* from before our start: how many transactions it had is not known */
 	bool lost;    /* its process died: CLOSING, and freed by its timer */
 	bool probe;   /* counted in its target's `opening` */
+	bool single;  /* the probe of a source address: one transaction */
+	bool spent;   /* its host is passed over: no further transaction */
 	uint32_t sent, answered, rcpt_max, mail_max;
 	uint32_t tx_count;
 	struct tx *tx[CORE_DEPTH];
@@ -715,6 +726,13 @@ struct core {
 	uint64_t delivered, deferred, bounced;
 	bool more; /* the last tick left work */
 	struct states states;
+	struct link modes; /* queues that have a struct mode */
+	struct link notes; /* of all queues, oldest first */
+	uint32_t note_count;
+	struct table disabled; /* sources, see sources.c */
+	struct link disabled_all, sourceless;
+	struct rules *rules; /* owned; see rules.c */
+	struct str deciding; /* the place of the rule that decides what is ended now */
 };
 static inline int64_t core_clock(struct core *core, int64_t now_ms) /* time never runs backwards */
 {
@@ -789,12 +807,116 @@ void lane_spend(struct lane *lane, bool last);		    /* it had a transaction */
 job_ref lane_head(const struct lane *lane);
 void lane_move(struct core *core, struct job *j, struct lane *to);
 
-/* ---- mode.c, source.c, state.c ---- */
-/* The virtual MTA or pool that a rule or backoff mode sends its mail to, or "". */
+/* ---- mode.c, setting.c, sources.c, state.c ---- */
+enum mode_kind { MODE_NORMAL, MODE_BACKOFF, MODE_RECOVERY };
+enum {
+	MODE_SETTINGS =
+	    32, /* live settings of a queue: what is more replaces the one that ends first */
+	NOTES_EACH = 10,    /* notes of a kind that a queue keeps */
+	NOTES_ALL = 100000, /* of all queues: then the oldest go */
+	NOTE_MAX = 200,	    /* bytes of a note */
+};
+struct setting {		    /* what a rule has set for a time */
+	bool tls;		    /* require-tls; else: */
+	enum conf_opt opt;	    /* of DOMAIN */
+	struct conf_value value;    /* owned; absolute */
+	uint32_t permille;	    /* of the configured value; 0: absolute */
+	int64_t since_ms, until_ms; /* 0: without end */
+	char *what, *rule, *text;   /* owned; what: NAME=VALUE, the key */
+};
+/* Of a queue that does not simply follow its configuration; all others have none. */
+struct mode {
+	struct queue *queue;
+	enum mode_kind kind;
+	uint32_t step;	   /* of recovery: 0 is the probe */
+	uint32_t probes;   /* that failed in a row */
+	uint64_t first_tx; /* only transactions from here on say something of this mode */
+	int64_t since_ms, until_ms, saved_ms; /* saved: the end as it was given out */
+	char *cause, *rule, *who;	      /* owned */
+	char *reroute;			      /* owned: by a rule, for a time */
+	int64_t reroute_ms;		      /* 0: without end */
+	struct setting *set;		      /* owned */
+	uint32_t set_count;
+	struct timer timer; /* the next end of any of these */
+	struct link in_all;
+};
+struct why { /* why something was done, for people */
+	struct str text, rule, who;
+};
+void mode_backoff(struct core *core, struct queue *q, const struct why *why, int64_t for_ms);
+void mode_normal(struct core *core, struct queue *q, const struct why *why, bool at_once);
+struct mode *mode_get(struct core *core, struct queue *q);
+void mode_free(struct core *core, struct queue *q);
+void mode_arm(struct core *core, struct mode *m); /* after any change; may free it */
+bool mode_is_backoff(const struct queue *q);
+struct str mode_name(const struct queue *q);
+/* What a transaction said of its queue: recipients delivered, and deferred. */
+void mode_answer(
+    struct core *core, struct queue *q, uint64_t tx, uint32_t delivered, uint32_t deferred);
+void mode_timer(struct core *core, struct timer *t);
+void mode_restored(struct core *core, struct queue *q);
+void mode_effect(struct core *core, struct queue *q); /* values have changed: connections, too */
+bool mode_encode(struct core *core, struct str name, struct buf *out);
+int mode_restore(struct core *core, struct str name, struct rd *value);
+void setting_apply(struct queue *q); /* tightens q->v, which has just been resolved */
+bool setting_tls(const struct queue *q);
+/* By a rule: an action of kind SET or REQUIRE_TLS. until 0: without end. */
+void setting_add(struct core *core, struct queue *q, const struct rule_action *a, int64_t until_ms,
+    const struct why *why);
+void setting_reroute(struct core *core, struct queue *q, struct str vmta, int64_t until_ms);
+void setting_expire(struct core *core, struct mode *m);
+void setting_clear(struct core *core, struct mode *m);
+int64_t setting_next_ms(const struct mode *m);
+bool setting_encode(struct core *core, struct str name, struct buf *out);
+int setting_restore(struct core *core, struct str name, struct rd *value);
+/* Where a rule or the mode sends the queue's mail now; "": nowhere else. */
 const char *mode_reroute(const struct queue *q);
 void mode_apply(struct core *core, struct queue *q); /* q->v has changed, or the mode: makes q->e */
+/* ---- sources.c ---- */
 /* q NULL: everywhere. */
 bool source_disabled(const struct core *core, const struct queue *q, const struct name *address);
+bool source_all_disabled(const struct core *core, struct queue *q);
+/* No source may be used: true, all are disabled, and it is woken when one is enabled. */
+bool source_wait(struct core *core, struct queue *q);
+/* By a rule; queue NULL: everywhere. until 0: without end. */
+void source_disable(struct core *core, struct str address, struct queue *q, int64_t until_ms,
+    const struct why *why);
+void source_opened(struct core *core, struct conn *c); /* a connection from it: maybe its probe */
+void source_closed(struct core *core, struct conn *c);
+void source_works(struct core *core, struct conn *c); /* it delivered */
+void source_timer(struct core *core, struct timer *t);
+void source_fini(struct core *core);
+bool source_encode(struct core *core, struct str name, struct buf *out);
+int source_restore(struct core *core, struct str name, struct rd *value);
+/* The n-th entry, as core_holds() shows it: false, there are no more. */
+bool source_view(const struct core *core, size_t n, struct hold_view *view);
+
+/* ---- rules.c ---- */
+void rules_init(struct core *core);
+void rules_fini(struct core *core);
+void rules_configured(struct core *core); /* core->conf is new */
+bool rules_have_shares(const struct core *core, const struct conf_value *lists);
+/* What the hits that came last are about. */
+struct reply {
+	struct queue *queue;
+	struct conn *conn;
+	const struct lane *lane; /* whose mail it was; NULL: none */
+	const struct rcpt_result *results;
+	size_t count;
+	struct str text; /* of a connection's end */
+};
+/* Counts the attempt and acts upon the hits, which are then forgotten. */
+void rules_reply(struct core *core, const struct reply *reply);
+struct rule_verdict {		      /* what a rule says of a recipient */
+	enum rule_action_kind action; /* bounce, defer, or skip-mx: again at once elsewhere */
+	char rule[300];		      /* its place */
+};
+/* After rules_reply(), until the next one. False: nothing. */
+bool rules_verdict(struct core *core, uint16_t ordinal, struct rule_verdict *v);
+void rules_forget(struct core *core); /* hits about nothing that is known */
+bool trigger_encode(struct core *core, struct str name, struct buf *out);
+int trigger_restore(struct core *core, struct str name, struct rd *value);
+
 /* The state named `kind name` has changed: DECIDE_STATE will give it out. */
 void state_changed(struct core *core, struct str kind, struct str name);
 void event_push(struct core *core, const struct core_event *event); /* texts are copied */
@@ -802,6 +924,14 @@ void event_push(struct core *core, const struct core_event *event); /* texts are
 bool clock_encode(struct core *core, struct str name, struct buf *out);
 int clock_restore(struct core *core, struct str name, struct rd *value);
 void clock_changed(struct core *core, const struct queue *q);
+/* The queue of a state's name, made if need be. 0, -EBADMSG, -EAGAIN: its virtual MTA is not
+ * configured. */
+int state_queue(struct core *core, struct str name, struct queue **q);
+char *state_text(struct rd *value); /* a text as buf_str16() wrote it; NULL: empty */
+/* ---- notes.c ---- */
+enum note_kind { NOTE_ERROR, NOTE_MODE, NOTE_EVENT };
+void note_add(struct core *core, struct queue *q, enum note_kind kind, struct str text);
+void notes_free(struct core *core, struct queue *q);
 void state_init(struct core *core);
 void state_fini(struct core *core);
 void state_timer(struct core *core, struct timer *t);
@@ -1054,7 +1184,9 @@ bool grant_next(struct core *core, struct queue *q, bool spare, struct core_deci
 bool grant_wanted(const struct queue *q);
 void grant_unwait(struct core *core, struct queue *q);
 void grant_failed(struct core *core, struct conn *c, const struct core_failure *failure);
-void grant_works(struct core *core, struct conn *c);  /* it delivered */
+void grant_works(struct core *core, struct conn *c); /* it delivered */
+/* Passes over the connection's host for a retry step. True: its domain has another to go to. */
+bool grant_skip(struct core *core, struct conn *c);
 void grant_opened(struct core *core, struct conn *c); /* it opens no longer */
 void grant_tls_broken(struct core *core, struct name *host);
 void grant_tls_forget(struct core *core, bool all);

@@ -85,7 +85,7 @@ static void view_queue(const struct core *core, const struct queue *q, struct qu
 	*v = (struct queue_view){.name = str_of(q->name),
 	    .destination = name_str(q->dest->name),
 	    .vmta = name_str(q->vmta->name),
-	    .mode = STR("normal"),
+	    .mode = mode_name(q),
 	    .last_error = str_of(q->error),
 	    .ready = q->routed ? q->n[JOB_READY] : 0,
 	    .unrouted = q->routed ? 0 : q->n[JOB_READY],
@@ -101,6 +101,12 @@ static void view_queue(const struct core *core, const struct queue *q, struct qu
 	    .next_retry_ms = next_retry(core, q),
 	    .last_error_ms = q->error_ms,
 	    .failures = q->failures};
+	if (q->mode && q->mode->kind != MODE_NORMAL) {
+		v->mode_cause = str_of(q->mode->cause);
+		v->mode_rule = str_of(q->mode->rule);
+		v->mode_since_ms = q->mode->since_ms;
+		v->mode_until_ms = q->mode->until_ms;
+	}
 	v->recipients = v->ready + v->unrouted + v->waiting + v->in_flight + v->held;
 }
 

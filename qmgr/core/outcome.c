@@ -156,6 +156,7 @@ void outcome_end(struct core *core, job_ref ref, enum core_outcome outcome, int 
 		.job = ref,
 		.outcome = outcome,
 		.result = result,
+		.rule = core->deciding,
 		.report = report && !(j->flags & JOB_NULL_SENDER)},
 	    status, text);
 }
@@ -195,12 +196,6 @@ void outcome_wait(struct core *core, job_ref ref)
 		q->next_due_ms = q->last_due_ms;
 	job_state(core, ref, JOB_WAITING);
 	due_add(core, ref);
-}
-
-void outcome_retime(struct core *core, job_ref ref)
-{
-	(void)core;
-	(void)ref;
 }
 
 void outcome_place(struct core *core, job_ref ref, bool front)
@@ -264,12 +259,47 @@ static int64_t spread(const struct core *core, const struct job *j, int64_t ms)
 	return ms + (int64_t)((uint64_t)(ms / 10) * (h & 1023) / 1024);
 }
 
+/* How long it waits by that list after the attempts it had. */
+static int64_t wait_by(const struct core *core, const struct job *j, const int64_t *list, size_t n)
+{
+	const struct queue *q = queue_of(core, j);
+	int64_t step = value_step(list, n, j->attempts);
+
+	return spread(core, j, step > q->v.retry_rcpt_ms ? step : q->v.retry_rcpt_ms);
+}
+
+void outcome_retime(struct core *core, job_ref ref)
+{
+	struct job *j = core_at(core, ref);
+	const struct queue *q = queue_of(core, j);
+	int64_t due = (int64_t)j->due_ms, latest;
+
+	if (j->state != JOB_WAITING || j->attempts == 0)
+		return;
+	latest = wait_by(core, j, q->e.retry, q->e.retry_count);
+	if (j->backed_off != mode_is_backoff(q)) {
+		due += latest - (j->backed_off ? wait_by(core, j, q->v.backoff_retry,
+						     q->v.backoff_retry_count)
+					       : wait_by(core, j, q->v.retry, q->v.retry_count));
+		j->backed_off = mode_is_backoff(q);
+	}
+	latest += core->now; /* nobody waits longer than if it had been deferred now */
+	due = due > latest ? latest : due < 0 ? 0 : due;
+	if (due == (int64_t)j->due_ms)
+		return;
+	j->due_ms = (uint64_t)due & ((UINT64_C(1) << 44) - 1);
+	outcome_changed(core, ref);
+}
+
 static void done(struct core *core, job_ref ref, enum core_outcome outcome, int result,
     struct str status, struct str text)
 {
 	core_push(core,
-	    &(struct pending){
-		.kind = DECIDE_DONE, .job = ref, .outcome = outcome, .result = result},
+	    &(struct pending){.kind = DECIDE_DONE,
+		.job = ref,
+		.outcome = outcome,
+		.result = result,
+		.rule = core->deciding},
 	    status, text);
 }
 
@@ -277,7 +307,6 @@ static void deferred(struct core *core, job_ref ref, int result, struct str stat
 {
 	struct job *j = core_at(core, ref);
 	struct queue *q = queue_of(core, j);
-	int64_t step;
 
 	q->deferred++;
 	core->deferred++;
@@ -295,9 +324,9 @@ static void deferred(struct core *core, job_ref ref, int result, struct str stat
 		outcome_end(core, ref, OUTCOME_EXPIRED, result, status, text, true);
 		return;
 	}
-	step = value_step(q->e.retry, q->e.retry_count, j->attempts);
-	step = spread(core, j, step > q->v.retry_rcpt_ms ? step : q->v.retry_rcpt_ms);
-	j->due_ms = (uint64_t)(core->now + step) & ((UINT64_C(1) << 44) - 1);
+	j->due_ms = (uint64_t)(core->now + wait_by(core, j, q->e.retry, q->e.retry_count)) &
+		    ((UINT64_C(1) << 44) - 1);
+	j->backed_off = mode_is_backoff(q);
 	job_state(core, ref, JOB_UNROUTED);
 	done(core, ref, OUTCOME_DEFERRED, result, status, text);
 	if (j->flags & JOB_HELD) {
@@ -365,15 +394,16 @@ static uint32_t find_job(
 }
 
 struct tally {
-	uint32_t delivered, other, again;
+	uint32_t delivered, other, again, deferred;
 };
 
 static struct tally count(const struct rcpt_result *results, size_t n)
 {
-	struct tally t = {0, 0, 0};
+	struct tally t = {0, 0, 0, 0};
 
 	for (size_t i = 0; i < n; i++) {
 		t.delivered += results[i].verdict == VERDICT_DELIVERED;
+		t.deferred += results[i].verdict == VERDICT_DEFERRED;
 		t.again += results[i].verdict >= VERDICT_RETRY_NOW;
 	}
 	t.other = (uint32_t)n - t.delivered - t.again;
@@ -411,6 +441,47 @@ void outcome_unsent(struct core *core, struct tx *tx, bool progress)
 	tx_free(core, tx);
 }
 
+/* What a rule makes of a result; what was delivered, or never asked, stays as it is. */
+static bool overrule(const struct rule_verdict *v, struct rcpt_result *r, char status[20])
+{
+	char first = v->action == ACTION_BOUNCE_RECIPIENT ? '5' : '4';
+
+	if (r->verdict == VERDICT_DELIVERED || (r->verdict == VERDICT_RETRY_NOW && r->code == 0))
+		return false;
+	if (v->action == ACTION_SKIP_MX && !(r->past_dot && r->code == 0))
+		r->verdict = VERDICT_RETRY_NOW;
+	else
+		r->verdict = first == '5' ? VERDICT_FAILED : VERDICT_DEFERRED;
+	snprintf(status, 20, "%.*s", STR_ARG(r->status.n ? r->status : STR("5.0.0")));
+	status[0] = first;
+	r->status = str_of(status);
+	return true;
+}
+
+static void settle_by_rules(
+    struct core *core, job_ref ref, const struct rcpt_result *result, int i, bool progress)
+{
+	struct rcpt_result r = *result;
+	struct rule_verdict v;
+	char status[20];
+
+	if (!rules_verdict(core, r.ordinal, &v) || !overrule(&v, &r, status)) {
+		settle(core, ref, result, i, progress);
+		return;
+	}
+	core->deciding = str_of(v.rule);
+	settle(core, ref, &r, i, progress || v.action == ACTION_SKIP_MX);
+	core->deciding = STR("");
+}
+
+static const struct lane *lane_of(const struct core *core, const struct tx *tx)
+{
+	for (uint32_t i = 0; i < tx->n; i++)
+		if (tx->jobs[i])
+			return core->lane_at[core_at(core, tx->jobs[i])->lane];
+	return NULL;
+}
+
 int core_result(struct core *core, uint64_t transaction, const struct rcpt_result *results,
     size_t n, int64_t now_ms)
 {
@@ -420,21 +491,29 @@ int core_result(struct core *core, uint64_t transaction, const struct rcpt_resul
 	uint32_t hint = 0;
 
 	core_clock(core, now_ms);
-	if (!tx)
+	if (!tx) {
+		rules_forget(core);
 		return 0;
+	}
 	c = tx->conn;
+	rules_reply(core, &(struct reply){.queue = c->queue,
+			      .conn = c,
+			      .lane = lane_of(core, tx),
+			      .results = results,
+			      .count = n});
 	for (size_t i = 0; i < n; i++) {
 		uint32_t at = find_job(core, tx, results[i].ordinal, hint);
 
 		if (at == UINT32_MAX)
 			continue; /* not of this transaction, or a second result: ignored */
-		settle(core, tx->jobs[at], &results[i], (int)i, t.delivered + t.other > 0);
+		settle_by_rules(core, tx->jobs[at], &results[i], (int)i, t.delivered + t.other > 0);
 		tx->jobs[at] = 0;
 		hint = at + 1 < tx->n ? at + 1 : 0;
 	}
 	unsent(core, tx, false);
 	learn(core, c, results, n);
 	conn_measured(core, tx);
+	mode_answer(core, c->queue, transaction, t.delivered, t.deferred);
 	tx_free(core, tx);
 	conn_settle(core, c);
 	return 1;

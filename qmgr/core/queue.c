@@ -20,6 +20,8 @@ void queue_values(struct core *core, struct queue *q)
 	    q->dest->own ? name_str(q->dest->name) : STR(""), name_str(q->provider)};
 
 	value_resolve(core, &of, q->vmta, &q->v);
+	setting_apply(q);
+	q->rated = rules_have_shares(core, q->v.patterns);
 	mode_apply(core, q);
 	if (!vmta_acting(core, q->vmta)->conf || q->vmta->conf)
 		return;
@@ -47,7 +49,8 @@ static uint32_t queue_number(struct core *core, struct queue *q)
 static void queue_link(struct core *core, struct queue *q)
 {
 	struct link *links[] = {&q->lanes, &q->shares, &q->active, &q->conns, &q->idle, &q->half,
-	    &q->in_dirty, &q->in_unserved, &q->in_sweeping, &q->in_users, &q->visits};
+	    &q->in_dirty, &q->in_unserved, &q->in_sweeping, &q->in_users, &q->visits,
+	    &q->in_sourceless, &q->notes};
 
 	for (size_t i = 0; i < COUNT_OF(links); i++)
 		link_init(links[i]);
@@ -179,6 +182,7 @@ void queue_error(struct core *core, struct queue *q, struct str text, enum error
 		free(q->error);
 		q->error = str_dup(text);
 	}
+	note_add(core, q, NOTE_ERROR, text);
 	q->error_ms = core->now;
 }
 
@@ -272,7 +276,7 @@ void queue_on_idle(struct core *core, struct queue *q)
 	int64_t clock = q->failures ? q->hold_ms + CORE_CLOCK_LINGER : 0;
 
 	free_idle_lanes(core, q);
-	if (!empty(q)) {
+	if (!empty(q) || q->mode) {
 		q->idle_ms = core->now;
 		queue_idle(core, q);
 	} else if (core->now - q->idle_ms < CORE_LINGER || core->now < clock) {
@@ -296,6 +300,9 @@ void queue_free(struct core *core, struct queue *q)
 	}
 	limit_queue_gone(core, q);
 	link_remove(&q->in_unserved);
+	mode_free(core, q);
+	notes_free(core, q);
+	link_remove(&q->in_sourceless);
 	wheel_cancel(core->wheel, &q->wake.node);
 	wheel_cancel(core->wheel, &q->sweep.node);
 	wheel_cancel(core->wheel, &q->idle_timer.node);

@@ -37,6 +37,10 @@ static const struct state_kind {
 } kinds[] = {
     {"clock", 0, clock_encode, clock_restore, NULL},
     {"bucket", 0, level_encode, level_restore, level_save},
+    {"mode", 0, mode_encode, mode_restore, NULL},
+    {"source", 0, source_encode, source_restore, NULL},
+    {"trigger", SECOND, trigger_encode, trigger_restore, NULL},
+    {"set", 0, setting_encode, setting_restore, NULL},
 };
 
 struct mark {
@@ -57,6 +61,30 @@ void state_init(struct core *core)
 	link_init(&core->states.due);
 	link_init(&core->states.kept);
 	buf_init(&core->states.out, STATE_VALUE_MAX + UINT16_MAX + 100);
+}
+
+int state_queue(struct core *core, struct str name, struct queue **q)
+{
+	const struct vmta *v;
+	size_t slash = name.n;
+
+	while (slash && name.p[slash - 1] != '/')
+		slash--;
+	if (slash < 2)
+		return -EBADMSG;
+	name = (struct str){name.p + slash, name.n - slash};
+	v = vmta_find(core, name);
+	if ((!v || !v->conf) && !str_eq(name, name_str(core->default_vmta)))
+		return -EAGAIN;
+	*q = queue_named(core, (struct str){name.p - slash, name.n + slash});
+	return *q ? 0 : -EBADMSG;
+}
+
+char *state_text(struct rd *value)
+{
+	struct str s = rd_str16(value);
+
+	return s.n ? str_dup(s) : NULL;
 }
 
 static const struct state_kind *kind_find(struct str name)

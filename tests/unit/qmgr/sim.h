@@ -700,6 +700,16 @@ static void sim_done(struct sim *s, const struct core_decision *d)
 		j->deferred_ms = s->now;
 	}
 }
+static void sim_changed(struct sim *s, const struct core_decision *d)
+{
+	struct sim_job *j = &s->job[sim_job_of(s, d->job)];
+	struct job_view v;
+
+	assert_true(core_job(s->core, d->job, &v));
+	j->state = SIM_QUEUED;
+	if (v.state == JOB_WAITING) /* maybe another time to be sent */
+		j->not_before_ms = v.due_ms;
+}
 static void sim_close(struct sim *s, const struct core_decision *d)
 {
 	struct sim_conn *c = sim_conn(s, d->conn);
@@ -780,7 +790,7 @@ static void sim_decide(struct sim *s, const struct core_decision *d)
 		s->delayed++;
 		break;
 	case DECIDE_CHANGED:
-		s->job[sim_job_of(s, d->job)].state = SIM_QUEUED;
+		sim_changed(s, d);
 		s->changed++;
 		break;
 	case DECIDE_STATE:

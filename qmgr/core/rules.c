@@ -1,0 +1,683 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * Rules on replies: what follows of the matches that smtp-out reports. core_hits() brings them, the
+ * core_result() or core_conn_closed() behind it says what they are about; they are acted upon
+ * before its results are, so that a deferral already waits by the schedule of the mode it caused.
+ *
+ * A rule counts once for each reply it matched. Its trigger is counted for the rule's scope, or for
+ * what a group of its pattern named; of a share, attempts are transactions and failed connections,
+ * at most one match each. A trigger goes on firing with each match while its condition holds: that
+ * is how a backoff lasts until the matches stop. In recovery, a match of a rule that would set
+ * backoff is enough, whatever its trigger.
+ *
+ * Of the actions of one reply that exclude each other the first in order of the lists holds. The
+ * recipients that a reply was about keep their outcome unless an action says otherwise: bounce-*
+ * returns them, defer-* keeps them, skip-mx sends them on at once where there is another MX host.
+ * What was delivered stays delivered.
+ *
+ * Mode, settings, deferral and bounce of a queue are done on every queue of the rule's scope: a
+ * provider's are those of the destination, a virtual MTA's are found by a look at all queues, once
+ * in RULE_WIDE_PAUSE. Holds are hold.c's.
+ */
+#include "qmgr/core/rules.h"
+#include "common/addr.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { /* groups of actions of which one reply has one */
+	GROUP_MODE = 1,
+	GROUP_RECIPIENT = 2,
+	GROUP_QUEUE = 4,
+	GROUP_TENANT = 8,
+	GROUP_CAMPAIGN = 16,
+	GROUP_REROUTE = 32,
+};
+static const unsigned groups[ACTION_COUNT] = {
+    [ACTION_MODE_BACKOFF] = GROUP_MODE,
+    [ACTION_MODE_NORMAL] = GROUP_MODE,
+    [ACTION_SKIP_MX] = GROUP_RECIPIENT,
+    [ACTION_BOUNCE_RECIPIENT] = GROUP_RECIPIENT,
+    [ACTION_DEFER_RECIPIENT] = GROUP_RECIPIENT,
+    [ACTION_BOUNCE_QUEUE] = GROUP_QUEUE | GROUP_RECIPIENT,
+    [ACTION_DEFER_QUEUE] = GROUP_QUEUE,
+    [ACTION_SUSPEND_QUEUE] = GROUP_QUEUE,
+    [ACTION_SUSPEND_TENANT] = GROUP_TENANT,
+    [ACTION_BOUNCE_TENANT] = GROUP_TENANT,
+    [ACTION_SUSPEND_CAMPAIGN] = GROUP_CAMPAIGN,
+    [ACTION_BOUNCE_CAMPAIGN] = GROUP_CAMPAIGN,
+    [ACTION_REROUTE] = GROUP_REROUTE,
+};
+
+/* ---- the rules of the configuration ---- */
+
+void rules_init(struct core *core)
+{
+	struct rules *r = core->rules = xcalloc(1, sizeof(*r));
+
+	table_init(&r->by_id);
+	table_init(&r->windows);
+	link_init(&r->age);
+	buf_init(&r->objects, SIZE_MAX);
+}
+
+static void forget_rules(struct core *core)
+{
+	struct rules *r = core->rules;
+	struct node *n;
+
+	while ((n = table_any(&r->by_id))) {
+		table_remove(&r->by_id, n);
+		free(OWNER(n, struct known, node));
+	}
+	rule_lists_free(&r->lists, r->list_count);
+	r->list_count = 0;
+	r->hit_count = r->decided_count = 0;
+}
+
+void rules_fini(struct core *core)
+{
+	struct rules *r = core->rules;
+
+	while (!link_alone(&r->age))
+		window_free(core, OWNER(r->age.next, struct window, in_age));
+	forget_rules(core);
+	table_fini(&r->by_id);
+	table_fini(&r->windows);
+	buf_fini(&r->objects);
+	free(r->hits);
+	free(r->decided);
+	free(r);
+}
+
+struct known *rules_find(const struct core *core, uint64_t id)
+{
+	for (struct node *i = table_first(&core->rules->by_id, hash_mix(core->seed, id)); i;
+	     i = table_next(i))
+		if (OWNER(i, struct known, node)->rule->id == id)
+			return OWNER(i, struct known, node);
+	return NULL;
+}
+
+static void learn(struct core *core, const struct rule_list *list, const struct rule *rule)
+{
+	struct known *k;
+
+	if (rules_find(core, rule->id))
+		return;
+	k = xcalloc(1, sizeof(*k));
+	k->rule = rule;
+	k->list = list;
+	for (size_t i = 0; i < rule->action_count; i++)
+		k->backoff |= rule->actions[i].kind == ACTION_MODE_BACKOFF;
+	table_add(&core->rules->by_id, &k->node, hash_mix(core->seed, rule->id));
+}
+
+/* Windows of rules that are no more go; their states with them. */
+static void forget_windows(struct core *core)
+{
+	struct link *next;
+
+	for (struct link *l = core->rules->age.next; l != &core->rules->age; l = next) {
+		struct window *w = OWNER(l, struct window, in_age);
+
+		next = l->next;
+		if (!rules_find(core, w->rule))
+			window_free(core, w);
+	}
+}
+
+void rules_configured(struct core *core)
+{
+	struct rules *r = core->rules;
+
+	forget_rules(core);
+	r->lists = rule_lists(core->conf, &r->list_count);
+	for (size_t i = 0; i < r->list_count; i++)
+		for (size_t k = 0; k < r->lists[i].count; k++)
+			learn(core, &r->lists[i], &r->lists[i].rules[k]);
+	forget_windows(core);
+}
+
+static const struct rule_list *find_list(const struct core *core, const char *name)
+{
+	for (size_t i = 0; i < core->rules->list_count; i++)
+		if (strcmp(core->rules->lists[i].name, name) == 0)
+			return &core->rules->lists[i];
+	return NULL;
+}
+
+static bool has_share(const struct rule_list *list)
+{
+	for (size_t i = 0; list && i < list->count; i++)
+		if (list->rules[i].trigger.kind == TRIGGER_SHARE)
+			return true;
+	return false;
+}
+
+bool rules_have_shares(const struct core *core, const struct conf_value *lists)
+{
+	for (size_t i = 0; lists && i < lists->count; i++)
+		if (has_share(find_list(core, lists->texts[i])))
+			return true;
+	return false;
+}
+
+static struct str place_of(const struct core *core, const struct known *k, char *to, size_t size)
+{
+	const struct conf_node *n = k->rule->node;
+	int len = snprintf(to, size, "%s:%zu (%s:%u)", k->list->name, k->rule->index,
+	    n->file < core->conf->file_count ? core->conf->files[n->file] : "?", n->line);
+
+	return (struct str){to, (size_t)len < size ? (size_t)len : size - 1};
+}
+
+/* ---- hits come in ---- */
+
+void core_hits(struct core *core, const struct rule_hit *hits, size_t n)
+{
+	struct rules *r = core->rules;
+	size_t bytes = 0, at = 0;
+
+	for (size_t i = 0; i < n; i++)
+		bytes += hits[i].object.n;
+	if (n > r->hit_cap) {
+		r->hits = xrealloc(r->hits, n * sizeof(*hits));
+		r->hit_cap = n;
+	}
+	buf_reset(&r->objects);
+	must(buf_reserve(&r->objects, bytes + 1) != NULL); /* it must not move under the views */
+	for (size_t i = 0; i < n; i++) {
+		r->hits[i] = hits[i];
+		buf_str(&r->objects, hits[i].object);
+		r->hits[i].object.p = (const char *)r->objects.p + at;
+		at += hits[i].object.n;
+	}
+	r->hit_count = n;
+}
+
+/* What a trigger is counted for, and a firing is about. */
+static struct str object_of(const struct reply *r, const struct rule *rule,
+    const struct rule_hit *hit, char to[RULE_OBJECT_MAX])
+{
+	static const char *const kinds[] = {"", "ip", "netblock", "domain"};
+	const struct queue *q = r->queue;
+	struct str dest = name_str(q->dest->name), source = STR("");
+	struct str tenant = r->lane ? name_str(r->lane->share->tenant) : STR("");
+	int n;
+
+	if (r->conn)
+		source = name_str(r->conn->path->source);
+	if (hit && hit->object_kind != HIT_NOTHING && hit->object_kind < HIT_OBJECT_COUNT &&
+	    rule->trigger.kind != TRIGGER_SHARE)
+		n = snprintf(
+		    to, RULE_OBJECT_MAX, "%s %.*s", kinds[hit->object_kind], STR_ARG(hit->object));
+	else if (rule->scope == RULE_PATH)
+		n = snprintf(
+		    to, RULE_OBJECT_MAX, "path %.*s from %.*s", STR_ARG(dest), STR_ARG(source));
+	else if (rule->scope == RULE_SOURCE)
+		n = snprintf(to, RULE_OBJECT_MAX, "source %.*s", STR_ARG(source));
+	else if (rule->scope == RULE_VMTA)
+		n = snprintf(
+		    to, RULE_OBJECT_MAX, "virtual-mta %.*s", STR_ARG(name_str(q->vmta->name)));
+	else if (rule->scope == RULE_PROVIDER)
+		n = snprintf(to, RULE_OBJECT_MAX, "provider %.*s", STR_ARG(dest));
+	else if (rule->scope == RULE_CAMPAIGN)
+		n = snprintf(to, RULE_OBJECT_MAX, "campaign %.*s/%.*s at %.*s", STR_ARG(tenant),
+		    STR_ARG(r->lane ? name_str(r->lane->campaign) : STR("")), STR_ARG(dest));
+	else if (rule->scope == RULE_TENANT || rule->scope == RULE_SENDER_DOMAIN)
+		n = snprintf(
+		    to, RULE_OBJECT_MAX, "tenant %.*s at %.*s", STR_ARG(tenant), STR_ARG(dest));
+	else
+		n = snprintf(to, RULE_OBJECT_MAX, "queue %s", q->name);
+	return (struct str){to, n < RULE_OBJECT_MAX ? (size_t)n : RULE_OBJECT_MAX - 1};
+}
+
+static bool has_hit(const struct rules *r, uint64_t rule)
+{
+	for (size_t i = 0; i < r->hit_count; i++)
+		if (r->hits[i].rule == rule)
+			return true;
+	return false;
+}
+
+/* One more attempt for each rule on shares of the queue's lists. */
+static void count_attempt(struct core *core, const struct reply *r)
+{
+	const struct conf_value *names = r->queue->v.patterns;
+	char object[RULE_OBJECT_MAX];
+
+	for (size_t i = 0; i < names->count; i++) {
+		const struct rule_list *list = find_list(core, names->texts[i]);
+
+		for (size_t k = 0; list && k < list->count; k++) {
+			const struct rule *rule = &list->rules[k];
+			const struct known *known = rules_find(core, rule->id);
+
+			if (rule->trigger.kind != TRIGGER_SHARE || !known)
+				continue;
+			window_add(core, window_get(core, known, object_of(r, rule, NULL, object)),
+			    &rule->trigger, 1, has_hit(core->rules, rule->id));
+		}
+	}
+}
+
+/* ---- recipients ---- */
+
+static void decide(
+    struct core *core, uint16_t ordinal, enum rule_action_kind action, const struct known *k)
+{
+	struct rules *r = core->rules;
+
+	if (r->decided_count == r->decided_cap) {
+		r->decided_cap = r->decided_cap ? 2 * r->decided_cap : 16;
+		r->decided = xrealloc(r->decided, r->decided_cap * sizeof(*r->decided));
+	}
+	r->decided[r->decided_count] =
+	    (struct decided){.ordinal = ordinal, .action = action, .known = k};
+	r->decided[r->decided_count].order = (uint32_t)r->decided_count;
+	r->decided_count++;
+}
+
+static int by_ordinal(const void *a, const void *b)
+{
+	const struct decided *x = a, *y = b;
+
+	if (x->ordinal != y->ordinal)
+		return x->ordinal < y->ordinal ? -1 : 1;
+	return x->order < y->order ? -1 : x->order > y->order;
+}
+
+/* The first that was decided for exactly that ordinal. */
+static const struct decided *decided_for(const struct rules *r, uint16_t ordinal)
+{
+	size_t low = 0, high = r->decided_count;
+
+	while (low < high) {
+		size_t mid = (low + high) / 2;
+
+		if (r->decided[mid].ordinal < ordinal)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low < r->decided_count && r->decided[low].ordinal == ordinal ? &r->decided[low]
+									    : NULL;
+}
+
+bool rules_verdict(struct core *core, uint16_t ordinal, struct rule_verdict *v)
+{
+	const struct rules *r = core->rules;
+	const struct decided *own, *all;
+
+	if (r->decided_count == 0)
+		return false;
+	own = decided_for(r, ordinal);
+	all = decided_for(r, HIT_ALL);
+	if (!own || (all && all->order < own->order))
+		own = all;
+	if (!own)
+		return false;
+	v->action = own->action;
+	place_of(core, own->known, v->rule, sizeof(v->rule));
+	return true;
+}
+
+/* ---- actions ---- */
+
+struct firing {
+	const struct reply *reply;
+	const struct known *known;
+	const struct rule_hit *hit;
+	struct window *window; /* NULL: none was needed */
+	struct str object;
+	struct why why;
+	int64_t until_ms; /* 0: not said, or without end */
+};
+
+static int64_t waits(const struct queue *q)
+{
+	return value_step(q->e.retry, q->e.retry_count, q->failures);
+}
+
+static void act_on_queue(
+    struct core *core, const struct firing *f, const struct rule_action *a, struct queue *q)
+{
+	switch (a->kind) {
+	case ACTION_MODE_BACKOFF:
+		mode_backoff(core, q, &f->why, f->known->rule->for_ms);
+		break;
+	case ACTION_MODE_NORMAL:
+		mode_normal(core, q, &f->why, false);
+		break;
+	case ACTION_BOUNCE_QUEUE:
+		queue_visit(core, q, VISIT_BOUNCE, f->why.text);
+		break;
+	case ACTION_DEFER_QUEUE:
+		if (q->hold_ms <= core->now) { /* replies side by side are one */
+			q->failures++;
+			queue_hold(core, q, core->now + core_jitter(core, waits(q)));
+		}
+		break;
+	case ACTION_REROUTE:
+		setting_reroute(core, q, str_of(a->name), f->until_ms);
+		break;
+	default:
+		setting_add(core, q, a, f->until_ms, &f->why);
+	}
+}
+
+static void act_on_scope(struct core *core, const struct firing *f, const struct rule_action *a)
+{
+	struct queue *q = f->reply->queue;
+	enum rule_scope scope = f->known->rule->scope;
+
+	if (scope == RULE_PROVIDER) {
+		for (struct link *l = q->dest->queues.next; l != &q->dest->queues; l = l->next)
+			act_on_queue(core, f, a, OWNER(l, struct queue, in_dest));
+		return;
+	}
+	act_on_queue(core, f, a, q);
+	if (scope != RULE_VMTA ||
+	    (f->window->wide_ms && core->now - f->window->wide_ms < RULE_WIDE_PAUSE))
+		return;
+	for (uint32_t i = 1; i <= core->queue_count; i++)
+		if (core->queue_at[i] && core->queue_at[i] != q &&
+		    core->queue_at[i]->vmta == q->vmta)
+			act_on_queue(core, f, a, core->queue_at[i]);
+}
+
+/* Those that the pattern named, if they are the virtual MTA's; else the connection's. */
+static void disable_sources(struct core *core, const struct firing *f)
+{
+	struct queue *q = f->reply->queue, *where = q;
+	const struct vmta *v = vmta_acting(core, q->vmta);
+	int64_t until = f->until_ms;
+	bool any = false;
+	struct network net, address;
+
+	if (f->known->rule->scope == RULE_SOURCE)
+		where = NULL;
+	if (!until && q->v.reenable_ms > 0)
+		until = core->now + q->v.reenable_ms;
+	if ((f->hit->object_kind == HIT_IP || f->hit->object_kind == HIT_NETBLOCK) &&
+	    network_parse(&net, f->hit->object) == 0) {
+		for (size_t i = 0; i < v->source_count; i++) {
+			if (network_parse(&address, name_str(v->sources[i].address)) ||
+			    !network_has(&net, address.bytes))
+				continue;
+			any = true;
+			source_disable(
+			    core, name_str(v->sources[i].address), where, until, &f->why);
+		}
+	}
+	if (!any && f->reply->conn && f->reply->conn->path->source->n)
+		source_disable(core, name_str(f->reply->conn->path->source), where, until, &f->why);
+}
+
+static void cannot(struct core *core, const struct firing *f, const char *what)
+{
+	event_push(core, &(struct core_event){.kind = EVENT_ERROR,
+			     .scope = f->object,
+			     .text = str_of(what),
+			     .rule = f->why.rule});
+}
+
+static void suspend(struct core *core, const struct firing *f, enum rule_action_kind kind)
+{
+	const struct queue *q = f->reply->queue;
+	const struct lane *lane = f->reply->lane;
+	struct hold_request h = {.scope = CORE_QUEUE,
+	    .name = str_of(q->name),
+	    .rule = f->why.rule,
+	    .text = f->why.text,
+	    .until_ms = f->until_ms};
+	char name[RULE_OBJECT_MAX];
+	int n;
+
+	if (kind == ACTION_SUSPEND_QUEUE && f->known->rule->scope == RULE_VMTA) {
+		h.scope = CORE_VMTA;
+		h.name = name_str(q->vmta->name);
+	} else if (kind == ACTION_SUSPEND_QUEUE && f->known->rule->scope == RULE_PROVIDER) {
+		h.scope = CORE_PROVIDER;
+		h.name = name_str(q->dest->name);
+	} else if (kind != ACTION_SUSPEND_QUEUE) {
+		if (!lane || lane->share->tenant->n == 0) {
+			cannot(core, f, "the mail has no tenant: nothing is suspended");
+			return;
+		}
+		h.at = name_str(q->dest->name);
+		h.scope = kind == ACTION_SUSPEND_TENANT ? CORE_TENANT : CORE_CAMPAIGN;
+		n = snprintf(name, sizeof(name), "%.*s%s%.*s",
+		    STR_ARG(name_str(lane->share->tenant)), h.scope == CORE_TENANT ? "" : "/",
+		    STR_ARG(h.scope == CORE_TENANT ? STR("") : name_str(lane->campaign)));
+		h.name =
+		    (struct str){name, (size_t)n < sizeof(name) ? (size_t)n : sizeof(name) - 1};
+	}
+	if (hold_add(core, &h))
+		cannot(core, f, "what was to be suspended is not known");
+}
+
+static void bounce_lanes(struct core *core, const struct firing *f, bool campaign)
+{
+	struct queue *own = f->reply->queue;
+	const struct lane *lane = f->reply->lane;
+
+	for (struct link *l = own->dest->queues.next; lane && l != &own->dest->queues;
+	     l = l->next) {
+		struct queue *q = OWNER(l, struct queue, in_dest);
+
+		for (struct link *k = q->lanes.next; k != &q->lanes; k = k->next) {
+			struct lane *other = OWNER(k, struct lane, in_queue);
+
+			if (other->share->tenant == lane->share->tenant &&
+			    (!campaign || other->campaign == lane->campaign))
+				lane_visit(core, other, VISIT_BOUNCE, f->why.text);
+		}
+	}
+}
+
+static void alert(struct core *core, const struct firing *f, const char *to)
+{
+	struct window *w = f->window;
+
+	if (w->alert_ms && core->now - w->alert_ms < RULE_ALERT_PAUSE)
+		return;
+	w->alert_ms = core->now;
+	event_push(core, &(struct core_event){.kind = EVENT_ALERT,
+			     .scope = str_of(f->reply->queue->name),
+			     .from = f->object,
+			     .text = f->why.text,
+			     .rule = f->why.rule,
+			     .notify = str_of(to)});
+}
+
+static void stop_sources(struct core *core, const struct firing *f)
+{
+	if (f->reply->conn && f->reply->conn->path->source->n)
+		source_disable(core, name_str(f->reply->conn->path->source),
+		    f->known->rule->scope == RULE_SOURCE ? NULL : f->reply->queue, f->until_ms,
+		    &f->why);
+	else
+		cannot(core, f, "the kernel chose the source address: nothing is suspended");
+}
+
+static bool stops_a_source(const struct rule *rule)
+{
+	return rule->scope == RULE_PATH || rule->scope == RULE_SOURCE;
+}
+
+static void act(struct core *core, const struct firing *f, const struct rule_action *a)
+{
+	uint16_t ordinal = f->hit->ordinal;
+
+	switch (a->kind) {
+	case ACTION_SKIP_MX:
+		decide(core, ordinal,
+		    f->reply->conn && grant_skip(core, f->reply->conn) ? ACTION_SKIP_MX
+								       : ACTION_DEFER_RECIPIENT,
+		    f->known);
+		break;
+	case ACTION_BOUNCE_RECIPIENT:
+	case ACTION_DEFER_RECIPIENT:
+		decide(core, ordinal, a->kind, f->known);
+		break;
+	case ACTION_BOUNCE_QUEUE:
+		decide(core, HIT_ALL, ACTION_BOUNCE_RECIPIENT, f->known);
+		act_on_scope(core, f, a);
+		break;
+	case ACTION_DEFER_QUEUE:
+		decide(core, ordinal, ACTION_DEFER_RECIPIENT, f->known);
+		act_on_scope(core, f, a);
+		break;
+	case ACTION_DISABLE_SOURCE_IP:
+		disable_sources(core, f);
+		break;
+	case ACTION_SUSPEND_QUEUE:
+		if (stops_a_source(f->known->rule))
+			stop_sources(core, f);
+		else
+			suspend(core, f, a->kind);
+		break;
+	case ACTION_SUSPEND_TENANT:
+	case ACTION_SUSPEND_CAMPAIGN:
+		suspend(core, f, a->kind);
+		break;
+	case ACTION_BOUNCE_TENANT:
+	case ACTION_BOUNCE_CAMPAIGN:
+		decide(core, HIT_ALL, ACTION_BOUNCE_RECIPIENT, f->known);
+		bounce_lanes(core, f, a->kind == ACTION_BOUNCE_CAMPAIGN);
+		break;
+	case ACTION_ALERT:
+		alert(core, f, a->name);
+		break;
+	default:
+		act_on_scope(core, f, a);
+	}
+}
+
+/* ---- firing ---- */
+
+static struct str text_of(const struct reply *r, const struct rule_hit *hit)
+{
+	for (size_t i = 0; i < r->count; i++)
+		if (hit->ordinal == HIT_ALL ? r->results[i].verdict != VERDICT_DELIVERED
+					    : r->results[i].ordinal == hit->ordinal)
+			return r->results[i].text;
+	return r->text;
+}
+
+static void tell(struct core *core, const struct firing *f, const struct buf *did)
+{
+	char text[2 * NOTE_MAX];
+	struct str what = {(const char *)did->p, did->n};
+	int n = snprintf(text, sizeof(text), "%.*s: %.*s", STR_ARG(f->why.rule), STR_ARG(what));
+
+	event_push(core, &(struct core_event){.kind = EVENT_RULE,
+			     .scope = str_of(f->reply->queue->name),
+			     .from = f->object,
+			     .to = what,
+			     .text = f->why.text,
+			     .rule = f->why.rule,
+			     .until_ms = f->until_ms});
+	note_add(core, f->reply->queue, NOTE_EVENT,
+	    (struct str){text, (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1});
+}
+
+static void fire(struct core *core, const struct firing *f, unsigned *taken)
+{
+	const struct rule *rule = f->known->rule;
+	struct buf did;
+
+	buf_init(&did, 2000);
+	for (size_t i = 0; i < rule->action_count; i++) {
+		const struct rule_action *a = &rule->actions[i];
+
+		if (groups[a->kind] & *taken)
+			continue;
+		*taken |= groups[a->kind];
+		act(core, f, a);
+		if (did.n)
+			buf_cstr(&did, ", ");
+		rule_action_print(&did, a);
+	}
+	if (f->window)
+		f->window->wide_ms = core->now;
+	if (did.failed)
+		did.n = 0;
+	tell(core, f, &did);
+	buf_fini(&did);
+}
+
+static bool needs_window(const struct rule *rule)
+{
+	for (size_t i = 0; i < rule->action_count; i++)
+		if (rule->actions[i].kind == ACTION_ALERT)
+			return true;
+	return rule->scope == RULE_VMTA || rule->trigger.kind != TRIGGER_IMMEDIATE;
+}
+
+static void on_hit(
+    struct core *core, const struct reply *r, const struct rule_hit *hit, unsigned *taken)
+{
+	struct known *k = rules_find(core, hit->rule);
+	char object[RULE_OBJECT_MAX], place[300];
+	struct firing f = {.reply = r, .hit = hit, .known = k};
+	const struct rule_trigger *t;
+
+	if (!k)
+		return; /* its list was changed since */
+	t = &k->rule->trigger;
+	k->matches++;
+	f.object = object_of(r, k->rule, hit, object);
+	f.why =
+	    (struct why){.text = text_of(r, hit), .rule = place_of(core, k, place, sizeof(place))};
+	f.until_ms = k->rule->for_ms > 0 ? core->now + k->rule->for_ms : 0;
+	if (needs_window(k->rule))
+		f.window = window_get(core, k, f.object);
+	if (t->kind == TRIGGER_COUNT)
+		window_add(core, f.window, t, 0, 1);
+	if (t->kind == TRIGGER_IMMEDIATE || window_fires(f.window, t)) {
+		k->firings++;
+		fire(core, &f, taken);
+	} else if (k->backoff && r->queue->mode && r->queue->mode->kind == MODE_RECOVERY) {
+		mode_backoff(core, r->queue, &f.why, k->rule->for_ms);
+	}
+}
+
+void rules_reply(struct core *core, const struct reply *reply)
+{
+	struct rules *r = core->rules;
+	unsigned taken = 0;
+
+	r->decided_count = 0;
+	if (reply->queue->rated)
+		count_attempt(core, reply);
+	for (size_t i = 0; i < r->hit_count; i++) {
+		const struct rule_hit *hit = &r->hits[i];
+
+		if (i && (hit->ordinal != hit[-1].ordinal || hit->stage != hit[-1].stage))
+			taken = 0;
+		on_hit(core, reply, hit, &taken);
+	}
+	r->hit_count = 0;
+	if (r->decided_count > 1)
+		qsort(r->decided, r->decided_count, sizeof(*r->decided), by_ordinal);
+}
+
+void rules_forget(struct core *core)
+{
+	core->rules->hit_count = core->rules->decided_count = 0;
+}
+
+bool core_rule(const struct core *core, uint64_t id, uint64_t *matches, uint64_t *firings)
+{
+	const struct known *k = rules_find(core, id);
+
+	if (!k)
+		return false;
+	*matches = k->matches;
+	*firings = k->firings;
+	return true;
+}
