@@ -88,6 +88,7 @@ void note_add(struct core *core, struct queue *q, enum note_kind kind, struct st
 	if (note && kind == NOTE_ERROR && str_eq((struct str){note->text, note->n}, text)) {
 		note->at_ms = core->now;
 		link_append(&core->notes, &note->in_age);
+		link_remove(&note->in_queue);
 		link_prepend(&q->notes, &note->in_queue);
 		return;
 	}

@@ -4,7 +4,8 @@
 
 static const char plain[] =
     "domains = ( { name = \"*\"; retry-after = \"5m,10m,1h\"; retry-recipients-after = \"5m\"; "
-    "retry-after-dns-error = \"1m,5m\"; bounce-after = \"1d\"; }, { name = \"named.test\"; } );\n";
+    "retry-after-dns-error = \"1m,5m\"; bounce-after = \"1d\"; "
+    "smtp-421-means-mx-unavailable = true; }, { name = \"named.test\"; } );\n";
 
 static struct sim *world(const char *conf, uint64_t seed)
 {
