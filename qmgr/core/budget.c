@@ -343,7 +343,9 @@ void budget_init(struct core *core)
 {
 	table_init(&core->budgets);
 	table_init(&core->levels);
-	buf_init(&core->keys, SIZE_MAX);
+	core->keys = xcalloc(1, sizeof(*core->keys));
+	buf_init(core->keys, CORE_TEXTS);
+	must(buf_reserve(core->keys, CORE_TEXTS)); /* it never moves */
 	core->empty_ms = NEVER;
 	core->total = budget_open(core, SCOPE_TOTAL, STR(""), NULL);
 	budget_conns(core, core->total, CORE_TOTAL, NULL);
@@ -360,7 +362,8 @@ void budget_fini(struct core *core)
 	must(core->budgets.count == 0);
 	table_fini(&core->budgets);
 	table_fini(&core->levels);
-	buf_fini(&core->keys);
+	buf_fini(core->keys);
+	free(core->keys);
 	free(core->budget_at);
 	free(core->budget_free);
 }

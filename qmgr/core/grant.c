@@ -535,13 +535,13 @@ static struct str patterns(struct core *core, const struct values *v)
 {
 	if (!v->patterns)
 		return STR("");
-	buf_reset(&core->keys);
+	buf_reset(core->keys);
 	for (size_t i = 0; i < v->patterns->count; i++) {
 		if (i)
-			buf_u8(&core->keys, ',');
-		buf_cstr(&core->keys, v->patterns->texts[i]);
+			buf_u8(core->keys, ',');
+		buf_cstr(core->keys, v->patterns->texts[i]);
 	}
-	return (struct str){(const char *)core->keys.p, core->keys.n};
+	return (struct str){(const char *)core->keys->p, core->keys->n};
 }
 
 static void fill(

@@ -43,6 +43,7 @@ enum {
 	CORE_CHOICES = 1000,	/* idle connections looked at where rates apply */
 	CORE_TOTAL = 20000,	/* connections, before there is a configuration */
 	BUDGET_KEY_MAX = 700,
+	CORE_TEXTS = 65536,	 /* of the views of one call */
 	PEER_NAME_MAX = 512,	 /* host or address, and source */
 	CORE_LEAD_BYTES = 16384, /* of volume that a connection being opened is reckoned to use */
 	CORE_UNCERTAIN_EVERY =
@@ -712,7 +713,7 @@ struct core {
 	uint32_t rates;	     /* limiters of messages and volume: 0, nobody asks */
 	uint64_t tickets;
 	int64_t empty_ms;	 /* buckets count as empty at that time; NEVER: they are full */
-	struct buf keys;	 /* texts of views */
+	struct buf *keys;	 /* owned: texts of views */
 	struct worker **workers; /* owned */
 	unsigned worker_count;
 	uint64_t next_id, flushed;
