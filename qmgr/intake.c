@@ -52,6 +52,15 @@ static struct str lower_domain(struct str domain, char room[DOMAIN_MAX + 1])
 	return (struct str){room, domain.n};
 }
 
+/* Alerts have queues of their own, beside those they tell of, so that backoff or a pause there does
+ * not hold them. The name is no virtual MTA's, unless the operator has one for this: it then leaves
+ * by the default's sources and settings. */
+static struct str vmta_of(const struct segment *s, const struct envelope *e)
+{
+	bool alert = e->has_cause && e->cause_kind == DSN_ALERT && s->row.process == PROC_bouncer;
+	return alert ? STR("alert") : e->vmta;
+}
+
 static int add_rcpt(void *ctx, unsigned ordinal, const struct env_rcpt *rcpt)
 {
 	struct taking *t = ctx;
@@ -64,7 +73,7 @@ static int add_rcpt(void *ctx, unsigned ordinal, const struct env_rcpt *rcpt)
 	    .flags = t->flags,
 	    .arrived_ms = (int64_t)t->record->arrived_ms,
 	    .domain = lower_domain(address_domain(rcpt->address), room),
-	    .vmta = t->e->vmta,
+	    .vmta = vmta_of(t->segment, t->e),
 	    .tenant = t->e->tenant,
 	    .campaign = t->e->campaign};
 	if (rcpt->notify & NOTIFY_DELAY)
@@ -95,6 +104,7 @@ static void journal_received(struct taking *t, struct str envelope)
 {
 	const struct envelope *e = t->e;
 	const struct record *r = t->record;
+	struct str vmta = vmta_of(t->segment, e);
 	struct buf rcpts;
 	buf_init(&rcpts, 2 * ENVELOPE_MAX);
 	struct envelope full;
@@ -112,7 +122,7 @@ static void journal_received(struct taking *t, struct str envelope)
 		.rcpt_count = (uint32_t)e->rcpt_count,
 		.sender = e->sender,
 		.envid = e->envid,
-		.vmta = e->vmta.n > 0 ? e->vmta : core_default_vmta(t->q->core),
+		.vmta = vmta.n > 0 ? vmta : core_default_vmta(t->q->core),
 		.tenant = e->tenant,
 		.campaign = e->campaign,
 		.client = e->client,
