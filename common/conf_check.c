@@ -51,10 +51,26 @@ static void gather_names(struct check *k, const struct conf_node *n)
 	}
 }
 
+static const struct conf_node **gather_type(
+    const struct conf_node *root, enum conf_section_type type, size_t *count)
+{
+	const struct conf_node **all = NULL;
+	for (size_t i = 0; i < root->child_count; i++) {
+		if (root->children[i]->type != type)
+			continue;
+		if ((*count & (*count - 1)) == 0)
+			all = xrealloc(all, (*count == 0 ? 1 : *count * 2) * sizeof(*all));
+		all[(*count)++] = root->children[i];
+	}
+	return all;
+}
+
 void check_init(struct check *k, const struct conf *c, struct conf_problems *p)
 {
 	*k = (struct check){.conf = c, .problems = p};
 	gather_names(k, c->root);
+	k->vmtas = gather_type(c->root, CONF_VMTA, &k->vmta_count);
+	k->pools = gather_type(c->root, CONF_POOL, &k->pool_count);
 	if (k->name_count > 1)
 		qsort(k->names, k->name_count, sizeof(*k->names), name_order);
 }
@@ -62,6 +78,8 @@ void check_init(struct check *k, const struct conf *c, struct conf_problems *p)
 void check_fini(struct check *k)
 {
 	free(k->names);
+	free(k->vmtas);
+	free(k->pools);
 	*k = (struct check){0};
 }
 

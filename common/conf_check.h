@@ -9,6 +9,10 @@ struct check {
 	struct conf_problems *problems; /* NULL: of hints */
 	struct name_entry *names; /* owned: entries with names, sorted by parent, type, name */
 	size_t name_count;
+	/* Of the root; owned. To step through its 100,000 children for each question takes too
+	 * long. */
+	const struct conf_node **vmtas, **pools;
+	size_t vmta_count, pool_count;
 };
 void check_init(struct check *k, const struct conf *c, struct conf_problems *p);
 void check_fini(struct check *k);

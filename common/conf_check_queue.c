@@ -25,6 +25,16 @@ int check_mx_pattern(char out[260], const char *text)
 
 /* --- providers -------------------------------------------------------------------------------- */
 
+/* 192.0.2.7/24 and 192.0.2.0/24 are one network. */
+static int network_of(struct network *n, const char *text)
+{
+	if (network_parse(n, str_of(text)) != 0)
+		return -EINVAL;
+	for (unsigned bit = n->bits; bit < 128; bit++)
+		n->bytes[bit / 8] = (uint8_t)(n->bytes[bit / 8] & ~(0x80u >> bit % 8));
+	return 0;
+}
+
 struct claim { /* one thing that a provider is recognised by */
 	char key[320];
 	const struct conf_node *provider;
@@ -72,7 +82,7 @@ static void claim_networks(struct claims *all, const struct conf_node *n)
 		struct network net;
 		char key[80];
 		size_t used = 0;
-		if (network_parse(&net, str_of(v->texts[i])) != 0)
+		if (network_of(&net, v->texts[i]) != 0)
 			continue; /* the value's own parser has told */
 		for (size_t b = 0; b < 16; b++)
 			used +=
@@ -267,7 +277,7 @@ static void check_ip_limits(struct check *k)
 		const char *text = conf_text(n, CO_IP_LIMIT_ip);
 		if (text[0] == 0)
 			continue;
-		if (network_parse(&mine, str_of(text)) != 0) {
+		if (network_of(&mine, text) != 0) {
 			check_value(k, n, CO_IP_LIMIT_ip,
 			    "\"%.60s\" is not an address or a network such as \"192.0.2.0/24\"",
 			    text);
@@ -275,7 +285,7 @@ static void check_ip_limits(struct check *k)
 		}
 		for (m = conf_next(k->conf->root, CONF_IP_LIMIT, NULL); m != n;
 		     m = conf_next(k->conf->root, CONF_IP_LIMIT, m))
-			if (network_parse(&other, str_of(conf_text(m, CO_IP_LIMIT_ip))) == 0 &&
+			if (network_of(&other, conf_text(m, CO_IP_LIMIT_ip)) == 0 &&
 			    mine.bits == other.bits &&
 			    memcmp(mine.bytes, other.bytes, sizeof(mine.bytes)) == 0) {
 				check_node(k, n, "this ip stands twice, the first time in %s",

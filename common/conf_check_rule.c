@@ -69,11 +69,10 @@ static void check_rule(struct check *k, const struct conf_node *rule)
 	struct rule_trigger trigger;
 	uint32_t bit;
 	char why[200];
-	const char *wrong = match_pattern_error(str_of(reply));
+	const char *wrong =
+	    check_given(rule, CO_RULE_reply) != NULL ? match_pattern_error(str_of(reply)) : NULL;
 	if (wrong != NULL)
 		check_value(k, rule, CO_RULE_reply, "%s", wrong);
-	else if (check_given(rule, CO_RULE_reply) != NULL && reply[0] == 0)
-		check_value(k, rule, CO_RULE_reply, "an empty pattern matches every reply");
 	for (size_t i = 0; i < stages->count; i++)
 		if (rule_stage_parse(str_of(stages->texts[i]), &bit, why) != 0)
 			check_value(k, rule, CO_RULE_stage, "%s", why);

@@ -54,10 +54,12 @@ static const struct conf_node *member_of(const struct conf_node *pool, const cha
 static const struct conf_node *other_pool(
     const struct check *k, const struct conf_node *pool, const char *vmta)
 {
-	const struct conf_node *p = pool;
-	while ((p = conf_next(k->conf->root, CONF_POOL, p)) != NULL)
-		if (has_settings(p) && member_of(p, vmta) != NULL)
+	for (size_t i = 0; i < k->pool_count; i++) {
+		const struct conf_node *p = k->pools[i];
+		bool later = pool == NULL || p->index > pool->index;
+		if (later && has_settings(p) && member_of(p, vmta) != NULL)
 			return p;
+	}
 	return NULL;
 }
 
@@ -205,21 +207,20 @@ static int by_destination(const void *a, const void *b)
 static void check_loops(struct check *k)
 {
 	struct walk_state w = {0};
-	const struct conf_node *n = NULL;
 	size_t walks = 0;
 	gather(&w, k->conf->root);
-	while ((n = conf_next(k->conf->root, CONF_VMTA, n)) != NULL)
-		gather(&w, n);
-	while ((n = conf_next(k->conf->root, CONF_POOL, n)) != NULL)
-		gather(&w, n);
+	for (size_t i = 0; i < k->vmta_count; i++)
+		gather(&w, k->vmtas[i]);
+	for (size_t i = 0; i < k->pool_count; i++)
+		gather(&w, k->pools[i]);
 	if (w.count > 0)
 		qsort(w.sections, w.count, sizeof(*w.sections), by_destination);
 	for (size_t i = 0; i < w.count; i++) {
 		if (i > 0 && by_destination(&w.sections[i - 1], &w.sections[i]) == 0)
 			continue;
-		n = NULL;
-		while ((n = conf_next(k->conf->root, CONF_VMTA, n)) != NULL && walks++ < WALKS_MAX)
-			walk_reroutes(k, n, w.sections[i]->type, check_name(w.sections[i]));
+		for (size_t v = 0; v < k->vmta_count && walks++ < WALKS_MAX; v++)
+			walk_reroutes(
+			    k, k->vmtas[v], w.sections[i]->type, check_name(w.sections[i]));
 	}
 	free(w.sections);
 }

@@ -193,13 +193,10 @@ static void hint_multiplied(struct hints *h, const struct conf_node *n)
 {
 	static const enum conf_opt rates[] = {
 	    CO_DOMAIN_max_msg_rate, CO_DOMAIN_max_connect_rate, CO_DOMAIN_max_data_volume_rate};
-	size_t vmtas = 0;
-	const struct conf_node *v = NULL;
+	size_t vmtas = h->check.vmta_count;
 	if (h->multiplied || n->parent->type != CONF_GLOBAL || strcmp(check_name(n), "*") == 0 ||
 	    conf_next(n, CONF_BUDGET, NULL) != NULL)
 		return;
-	while ((v = conf_next(n->parent, CONF_VMTA, v)) != NULL)
-		vmtas++;
 	for (size_t i = 0; vmtas > 1 && i < COUNT_OF(rates); i++) {
 		enum conf_opt opt = check_queue_opt(n, rates[i]);
 		const struct conf_value *rate = check_given(n, opt);
