@@ -177,6 +177,14 @@ void cell_when_ms(char out[CELL_MAX], int64_t at_ms, int64_t now_ms)
 	snprintf(out, CELL_MAX, past ? "%.100s ago (%.100s)" : "in %.100s (%.100s)", span, clock);
 }
 
+void cell_until(char out[CELL_MAX], int64_t at_ms, int64_t now_ms)
+{
+	char span[CELL_MAX], clock[CELL_MAX];
+	cell_span(span, at_ms - now_ms);
+	cell_clock(clock, at_ms, now_ms);
+	snprintf(out, CELL_MAX, "%.100s (in %.100s)", clock, span);
+}
+
 void cell_when(char out[CELL_MAX], const json_t *row, const char *key, int64_t now_ms)
 {
 	const json_t *v = json_object_get(row, key);

@@ -34,7 +34,7 @@ static void put_until(FILE *out, const json_t *row, int64_t now_ms)
 	int64_t at_ms = cell_time(json_object_get(row, "until"));
 	if (at_ms == 0)
 		return;
-	cell_when_ms(when, at_ms, now_ms);
+	cell_until(when, at_ms, now_ms);
 	fprintf(out, ", until %s", when);
 }
 
@@ -67,7 +67,7 @@ void say_delete(FILE *out, const json_t *row, int64_t now_ms)
 void say_bounce(FILE *out, const json_t *row, int64_t now_ms)
 {
 	(void)now_ms;
-	changed(out, row, "returned to their senders");
+	changed(out, row, "returned to sender");
 }
 
 /* --- queues steered --------------------------------------------------------------------------- */

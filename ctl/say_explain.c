@@ -53,6 +53,17 @@ static void put_rate(FILE *out, const char *words, const json_t *a, const char *
 	fprintf(out, "  %s  %s an hour\n", words, n);
 }
 
+/* What one message takes, as measured or assumed: what connections allow depends on it. */
+static void put_pace(FILE *out, const json_t *seconds)
+{
+	if (!json_is_number(seconds))
+		return;
+	if (json_number_value(seconds) < 0.001)
+		fputs(" (at less than 1 ms a message)", out);
+	else
+		fprintf(out, " (at %.3g s a message)", json_number_value(seconds));
+}
+
 static void put_arithmetic(FILE *out, const json_t *a)
 {
 	const json_t *rate = json_object_get(a, "per_hour");
@@ -63,10 +74,9 @@ static void put_arithmetic(FILE *out, const json_t *a)
 	}
 	cell_number(n, (int64_t)json_number_value(rate));
 	cell_print(binds, json_object_get(a, "binds"));
-	fprintf(out, "\nTogether these allow %s recipients an hour; %s binds", n, binds);
-	if (json_is_number(json_object_get(a, "seconds_per_message")))
-		fprintf(out, " (at %.2g s a message)",
-		    json_number_value(json_object_get(a, "seconds_per_message")));
+	fprintf(out, "\nTogether these allow %s recipient%s an hour; %s binds", n,
+	    strcmp(n, "1") == 0 ? "" : "s", binds);
+	put_pace(out, json_object_get(a, "seconds_per_message"));
 	fputs(". By itself:\n", out);
 	put_rate(out, "connections                        ", a, "by_connections");
 	put_rate(out, "new connections, each with its share", a, "by_connects");

@@ -36,37 +36,42 @@ static void put_limit(FILE *out, const json_t *limit)
 		fprintf(out, " (%s)", origin);
 }
 
-static void put_until(FILE *out, const char *before, const json_t *row, int64_t now_ms)
+/* False: there is no such time. */
+static bool until_ms(const json_t *row, int64_t *at_ms)
 {
-	char when[CELL_MAX];
-	int64_t at_ms = cell_time(json_object_get(row, "until"));
-	if (at_ms == 0)
-		return;
-	cell_when_ms(when, at_ms, now_ms);
-	fprintf(out, "%s%s", before, when);
+	*at_ms = cell_time(json_object_get(row, "until"));
+	return *at_ms != 0;
 }
 
 static void put_limited(FILE *out, const json_t *row, const json_t *limit, int64_t now_ms)
 {
 	bool rate = json_is_string(json_object_get(limit, "per"));
+	char when[CELL_MAX];
+	int64_t at_ms;
 	fputs(" waits: ", out);
 	put_limit(out, limit);
 	fputs(" is used up", out);
-	if (cell_time(json_object_get(row, "until")) == 0)
-		fputs(rate ? "" : "; one more may go when another ends", out);
-	else
-		put_until(out, "; one more may go ", row, now_ms);
+	if (until_ms(row, &at_ms)) {
+		cell_when_ms(when, at_ms, now_ms);
+		fprintf(out, "; one more may go %s", when);
+	} else if (!rate) {
+		fputs("; one more may go when another ends", out);
+	}
 	fputs(".", out);
 }
 
 /* A cause that is no limit: its name, and the words behind it. */
 static void put_cause(FILE *out, const char *what, const json_t *row, int64_t now_ms)
 {
-	char binding[CELL_MAX], text[CELL_MAX];
+	char binding[CELL_MAX], text[CELL_MAX], when[CELL_MAX];
+	int64_t at_ms;
 	clean(binding, row, "binding");
 	clean(text, row, "text");
 	fprintf(out, " %s%s%s", what, binding[0] != 0 ? ": " : "", binding);
-	put_until(out, ", until ", row, now_ms);
+	if (until_ms(row, &at_ms)) {
+		cell_until(when, at_ms, now_ms);
+		fprintf(out, ", until %s", when);
+	}
 	fprintf(out, ".%s%s%s", text[0] != 0 ? " The last word on it: " : "", text,
 	    text[0] != 0 ? "." : "");
 }

@@ -51,24 +51,19 @@ static void cell_used(char out[CELL_MAX], const json_t *row, const char *key, in
 
 static void cell_frees(char out[CELL_MAX], const json_t *row, const char *key, int64_t now_ms)
 {
-	const json_t *at = json_object_get(row, key);
+	char when[CELL_MAX];
 	if (!json_is_true(json_object_get(row, "full")))
-		str_copy(out, CELL_MAX, STR("now"));
-	else if (cell_time(at) == 0)
-		str_copy(out, CELL_MAX, STR("when another ends"));
+		str_copy(when, CELL_MAX, STR("now"));
+	else if (cell_time(json_object_get(row, key)) == 0)
+		str_copy(when, CELL_MAX, STR("when another ends"));
 	else
-		cell_when(out, row, key, now_ms);
-}
-
-static void cell_binds(char out[CELL_MAX], const json_t *row, const char *key, int64_t now_ms)
-{
-	(void)now_ms;
-	str_copy(
-	    out, CELL_MAX, json_is_true(json_object_get(row, key)) ? STR("<- binds") : STR(""));
+		cell_when(when, row, key, now_ms);
+	snprintf(out, CELL_MAX, "%.200s%s", when,
+	    json_is_true(json_object_get(row, "binding")) ? " <- binds" : "");
 }
 
 /* Until when; without an end, that is said. */
-static void cell_until(char out[CELL_MAX], const json_t *row, const char *key, int64_t now_ms)
+static void cell_end(char out[CELL_MAX], const json_t *row, const char *key, int64_t now_ms)
 {
 	if (cell_time(json_object_get(row, key)) == 0)
 		str_copy(out, CELL_MAX, STR("no end"));
@@ -135,7 +130,6 @@ const struct column view_limits[] = {
     {"USED", "used", cell_used, true},
     {"ONE MORE FITS", "frees", cell_frees, false},
     {"SET IN", "origin", cell_plain, false},
-    {"", "binding", cell_binds, false},
     {0},
 };
 const struct column view_holds[] = {
@@ -145,7 +139,7 @@ const struct column view_holds[] = {
     {"KIND", "kind", cell_plain, false},
     {"WHAT", "what", cell_plain, false},
     {"SINCE", "since", cell_when, false},
-    {"UNTIL", "until", cell_until, false},
+    {"UNTIL", "until", cell_end, false},
     {"BY", "who", cell_because, false},
     {0},
 };

@@ -17,6 +17,7 @@ int64_t cell_time(const json_t *v);		 /* wall ms of an ISO text; 0: none */
 void cell_span(char out[CELL_MAX], int64_t ms);
 void cell_clock(char out[CELL_MAX], int64_t at_ms, int64_t now_ms);
 void cell_when_ms(char out[CELL_MAX], int64_t at_ms, int64_t now_ms); /* in 3m 20s (01:02:03) */
+void cell_until(char out[CELL_MAX], int64_t at_ms, int64_t now_ms);   /* 01:02:03 (in 3m 20s) */
 /* The cell of a row that has the member `key`. */
 typedef void cell_fn(char out[CELL_MAX], const json_t *row, const char *key, int64_t now_ms);
 cell_fn cell_plain, cell_count, cell_when;

@@ -58,10 +58,11 @@ struct holds_state {
 /* A mode holds nothing by itself, but is a change that lasts, with a cause and an end. */
 static json_t *mode_row(const struct qmgr *q, const struct queue_view *v)
 {
-	return json_pack("{s:s, s:o, s:n, s:s, s:o, s:n, s:o, s:o, s:o, s:o}", "scope", "queue",
+	return json_pack("{s:s, s:o, s:n, s:s, s:o, s:o, s:o, s:o, s:o, s:o}", "scope", "queue",
 	    "name", say_text(v->name), "at", "kind", "mode", "what", say_text(v->mode), "who",
-	    "rule", say_text_or_null(v->mode_rule), "text", say_text_or_null(v->mode_cause),
-	    "since", say_steady(q, v->mode_since_ms), "until", say_steady(q, v->mode_until_ms));
+	    say_text_or_null(v->mode_who), "rule", say_text_or_null(v->mode_rule), "text",
+	    say_text_or_null(v->mode_cause), "since", say_steady(q, v->mode_since_ms), "until",
+	    say_steady(q, v->mode_until_ms));
 }
 
 static bool next_modes(struct holds_state *s, struct control_reply *r)

@@ -25,10 +25,11 @@ json_t *control_queue_row(const struct qmgr *q, const struct queue_view *v)
 	    row, json_pack("{s:I, s:I, s:I, s:I, s:o}", "delivered", say_num(v->delivered),
 		     "deferred", say_num(v->deferred), "bounced", say_num(v->bounced), "failures",
 		     say_num(v->failures), "last_error_at", say_steady(q, v->last_error_ms)));
-	json_object_update_new(row,
-	    json_pack("{s:o, s:o, s:o, s:o}", "mode_cause", say_text_or_null(v->mode_cause),
-		"mode_rule", say_text_or_null(v->mode_rule), "mode_since",
-		say_steady(q, v->mode_since_ms), "mode_until", say_steady(q, v->mode_until_ms)));
+	json_object_update_new(
+	    row, json_pack("{s:o, s:o, s:o, s:o, s:o}", "mode_who", say_text_or_null(v->mode_who),
+		     "mode_cause", say_text_or_null(v->mode_cause), "mode_rule",
+		     say_text_or_null(v->mode_rule), "mode_since", say_steady(q, v->mode_since_ms),
+		     "mode_until", say_steady(q, v->mode_until_ms)));
 	return row;
 }
 

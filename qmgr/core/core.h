@@ -351,7 +351,7 @@ struct queue_view {
 	int64_t last_error_ms;
 	uint32_t failures; /* consecutive, before MAIL */
 	bool paused;
-	struct str mode_cause, mode_rule; /* of a mode other than normal */
+	struct str mode_cause, mode_rule, mode_who; /* of a mode other than normal */
 	int64_t mode_since_ms, mode_until_ms;
 };
 /* Streams queues that match, at most `n` a call; returns how many; 0 = end. */

@@ -104,6 +104,7 @@ static void view_queue(const struct core *core, const struct queue *q, struct qu
 	if (q->mode && q->mode->kind != MODE_NORMAL) {
 		v->mode_cause = str_of(q->mode->cause);
 		v->mode_rule = str_of(q->mode->rule);
+		v->mode_who = str_of(q->mode->who);
 		v->mode_since_ms = q->mode->since_ms;
 		v->mode_until_ms = q->mode->until_ms;
 	}
