@@ -202,7 +202,7 @@ static void f_tenant(struct buf *b, const struct fields *f)
 }
 static void f_mode(struct buf *b, const struct fields *f)
 {
-	buf_str(b, f->mode.n > 0 ? f->mode : STR("normal"));
+	buf_str(b, f->mode);
 }
 static void f_pool(struct buf *b, const struct fields *f)
 {
@@ -404,7 +404,7 @@ void account_outcome(struct buf *b, enum account_format format, const struct j_o
 	    .esmtp = o->esmtp,
 	    .vmta = rcpt->place.vmta,
 	    .pool = rcpt->place.pool,
-	    .mode = rcpt->place.mode,
+	    .mode = rcpt->place.mode.n > 0 ? rcpt->place.mode : STR("normal"), /* old records */
 	    .rule = rcpt->rule,
 	    .campaign = o->campaign,
 	    .envid = o->envid,

@@ -44,7 +44,8 @@ bool core_job(const struct core *core, job_ref ref, struct job_view *v)
 	    .vmta = name_str(lane->share->queue->vmta->name),
 	    .tenant = name_str(lane->share->tenant),
 	    .campaign = name_str(lane->campaign),
-	    .pool = name_str(lane->pool)};
+	    .pool = name_str(lane->pool),
+	    .mode = mode_name(lane->share->queue)};
 	return true;
 }
 
