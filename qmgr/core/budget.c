@@ -24,7 +24,8 @@ static const char *const prefixes[SCOPE_COUNT] = {[SCOPE_TOTAL] = "total",
     [SCOPE_TENANT_AT] = "tenant",
     [SCOPE_CAMPAIGN] = "campaign",
     [SCOPE_QUEUE] = "queue",
-    [SCOPE_PATH] = "path"};
+    [SCOPE_PATH] = "path",
+    [SCOPE_WARMUP] = "warmup"};
 
 const char *limit_name(const struct limiter *l)
 {
@@ -46,6 +47,8 @@ const char *limit_name(const struct limiter *l)
 		return "ip-connection-limit";
 	case SCOPE_PATH:
 		return of_source[l->kind];
+	case SCOPE_WARMUP:
+		return "warmup";
 	default:
 		return names[l->kind];
 	}
@@ -251,7 +254,7 @@ struct budget *budget_open(
 		b = budget_new(core, scope, key);
 	budget_keep(b);
 	if (scope != SCOPE_TOTAL && scope != SCOPE_QUEUE && scope != SCOPE_PATH &&
-	    scope != SCOPE_MX && scope != SCOPE_ADDRESS)
+	    scope != SCOPE_MX && scope != SCOPE_ADDRESS && scope != SCOPE_WARMUP)
 		take_holder(core, b, holder);
 	return b;
 }

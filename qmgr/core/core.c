@@ -32,8 +32,9 @@ struct core *core_new(uint64_t seed, int64_t now_ms)
 {
 	struct core *core = xcalloc(1, sizeof(*core));
 	struct table *tables[] = {&core->named, &core->providers, &core->entries, &core->pools,
-	    &core->names, &core->domains, &core->dests, &core->vmtas, &core->queues, &core->lanes,
-	    &core->conns, &core->txs, &core->tls, &core->shares, &core->tenants, &core->campaigns};
+	    &core->warm_sources, &core->warmups, &core->names, &core->domains, &core->dests,
+	    &core->vmtas, &core->queues, &core->lanes, &core->conns, &core->txs, &core->tls,
+	    &core->shares, &core->tenants, &core->campaigns};
 	struct link *links[] = {
 	    &core->dirty, &core->unserved, &core->sweeping, &core->resolve_fifo, &core->tls_age};
 
@@ -103,6 +104,7 @@ static void free_places(struct core *core)
 		if (core->domain_at[i])
 			domain_free(core, core->domain_at[i]);
 	grant_tls_forget(core, true);
+	warmup_fini(core);
 	budget_fini(core);
 	name_drop(core, core->no_source);
 	source_fini(core);
@@ -122,9 +124,9 @@ void core_free(struct core **at)
 {
 	struct core *core = *at;
 	struct table *tables[] = {&core->named, &core->providers, &core->entries, &core->pools,
-	    &core->names, &core->domains, &core->dests, &core->vmtas, &core->queues, &core->lanes,
-	    &core->conns, &core->txs, &core->tls, &core->shares, &core->tenants, &core->campaigns,
-	    &core->states.marks, &core->disabled};
+	    &core->warm_sources, &core->warmups, &core->names, &core->domains, &core->dests,
+	    &core->vmtas, &core->queues, &core->lanes, &core->conns, &core->txs, &core->tls,
+	    &core->shares, &core->tenants, &core->campaigns, &core->states.marks, &core->disabled};
 
 	free_conns(core);
 	free_places(core);

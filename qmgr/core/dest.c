@@ -79,16 +79,11 @@ struct dest *dest_provider(struct core *core, struct str name)
 
 struct dest *dest_named(struct core *core, struct str name)
 {
-	struct name *known;
-	struct dest *dest = NULL;
-
 	if (name.n && name.p[0] == '[')
 		return dest_get(core, name, NULL);
-	known = name_get(core, name);
-	if (provider_conf(core, known))
-		dest = dest_provider(core, name);
-	name_drop(core, known);
-	return dest ? dest : domain_own(core, domain_get(core, name));
+	if (provider_named(core, name))
+		return dest_provider(core, name);
+	return domain_own(core, domain_get(core, name));
 }
 
 static const struct name *lowest_best(const struct route *route)
@@ -163,6 +158,7 @@ struct path *dest_path(struct core *core, struct dest *dest, struct str source)
 	p->source = name;
 	link_append(&dest->paths, &p->in_dest);
 	limit_path(core, dest, p);
+	warmup_path(core, dest, p);
 	return p;
 }
 
@@ -173,6 +169,8 @@ void dest_path_drop(struct core *core, struct path *p)
 	link_remove(&p->in_dest);
 	name_drop(core, p->source);
 	budget_close(core, &p->own);
+	if (p->warm)
+		p->warm->paths--;
 	free(p);
 }
 

@@ -274,6 +274,8 @@ static bool source_usable(
 			o->blocked_ms = p->blocked_ms;
 		return false;
 	}
+	if (p && p->warm)
+		warmup_path(core, q->dest, p); /* perhaps another day */
 	if (!p && !core->configured_count)
 		return true;
 	l = seat_refuses_source(core, q, p, source, o->spare, &when);

@@ -247,6 +247,7 @@ enum budget_scope {
 	SCOPE_CAMPAIGN,
 	SCOPE_QUEUE,
 	SCOPE_PATH,
+	SCOPE_WARMUP,
 	SCOPE_COUNT
 };
 struct limit { /* a queue's connections; nobody else waits for these */
@@ -318,6 +319,43 @@ void value_configure(struct core *core, struct conf *conf);	     /* takes it */
 void value_fini(struct core *core);
 int64_t value_step(const int64_t *list, size_t n, uint32_t failures); /* failures counts from 1 */
 
+/* ---- warmup.c ---- */
+struct dest;
+struct path;
+struct warmup { /* of a source at a destination */
+	struct node node;
+	struct name *dest, *source;
+	const struct conf_node *conf; /* NULL: the source has no plan any more */
+	struct budget *budget;
+	uint32_t step, paths;	     /* of the plan, from 0; paths that hold it */
+	int64_t day;		     /* of UTC, what follows is of that day */
+	uint64_t attempts, deferred; /* recipients */
+	bool blocked, forgotten;
+};
+/* Made if need be, and brought to this day; NULL: the source has no plan. */
+struct warmup *warmup_of(struct core *core, const struct dest *dest, struct name *source);
+bool warmup_is_configured(const struct core *core, const struct name *source);
+void warmup_path(struct core *core, const struct dest *dest, struct path *p); /* sets p->warm */
+void warmup_take(struct core *core, struct warmup *w, uint32_t rcpts);	      /* they are sent */
+void warmup_result(struct core *core, struct warmup *w, uint32_t deferred);
+/* A rule says that the peer blocks this source: one step back, once a day. */
+void warmup_blocked(struct core *core, const struct dest *dest, struct name *source);
+/* Where mail of this queue goes while no source of it may send more today; "": it waits. */
+const char *warmup_overflow(struct core *core, const struct queue *q);
+struct warm_view {
+	struct str destination, source;
+	uint32_t step; /* from 1 */
+	int64_t a_day;
+	uint64_t attempts, deferred; /* recipients of this day */
+};
+/* One more; 0: the end. */
+size_t warmup_view(const struct core *core, struct core_cursor *cursor, struct warm_view *out);
+void warmup_configure(struct core *core);
+void warmup_forget(struct core *core); /* the configuration's part */
+void warmup_fini(struct core *core);
+bool warmup_encode(struct core *core, struct str name, struct buf *out);
+int warmup_restore(struct core *core, struct str name, struct rd *value);
+
 /* ---- pool.c ---- */
 struct dest;
 struct route;
@@ -343,6 +381,7 @@ void pool_forget(struct core *core);
 struct name *provider_of_route(const struct core *core, const struct route *route);
 /* Its section; NULL: none is configured by that name. */
 const struct conf_node *provider_conf(const struct core *core, const struct name *name);
+bool provider_named(const struct core *core, struct str name); /* one is configured so */
 void provider_configure(struct core *core, const struct conf_node *root);
 void provider_forget(struct core *core);
 
@@ -450,6 +489,7 @@ struct path { /* destination × source address */
 	struct limit conns;
 	int64_t blocked_ms;  /* a local failure: not before */
 	struct budget *own;  /* of source-ip-*; NULL: none */
+	struct warmup *warm; /* NULL: its source has no plan */
 	uint32_t generation; /* of the configuration that has set them */
 };
 /* What a tenant or one of its campaigns has, over all queues. */
@@ -676,7 +716,8 @@ struct core {
 	struct name *default_vmta, *host_name;
 	uint16_t default_port;
 	struct table named; /* sections of domains and providers, see value.c */
-	struct table providers, entries, pools;
+	struct table providers, entries, pools, warm_sources, warmups;
+	int64_t warm_swept;   /* the day on which old warm-ups were forgotten last */
 	uint64_t prefixes[3]; /* lengths of networks of providers, see provider.c */
 	uint64_t told[256];   /* marks of errors that people were told of, see place_error() */
 	bool places, provider_places; /* any section, or a provider's, says where mail goes */
@@ -1136,6 +1177,9 @@ struct limiter *send_refuses_queue(const struct core *core, const struct queue *
 struct limiter *send_refuses_conn(
     const struct core *core, const struct conn *c, uint64_t *most, int64_t *when);
 bool send_is_limited(const struct core *core, const struct conn *c, const struct lane *lane);
+/* Of mail that goes nowhere: the queue's and the lane's. */
+void send_spend_queue(struct core *core, const struct queue *q, const struct lane *lane,
+    uint32_t rcpts, uint32_t bytes);
 void send_spend(struct core *core, const struct conn *c, const struct lane *lane, uint32_t rcpts,
     uint32_t bytes);
 

@@ -405,6 +405,7 @@ static struct tally count(const struct rcpt_result *results, size_t n)
 		t.delivered += results[i].verdict == VERDICT_DELIVERED;
 		t.deferred += results[i].verdict == VERDICT_DEFERRED;
 		t.again += results[i].verdict >= VERDICT_RETRY_NOW;
+		t.deferred += results[i].verdict == VERDICT_DEFERRED;
 	}
 	t.other = (uint32_t)n - t.delivered - t.again;
 	return t;
@@ -422,6 +423,8 @@ static void learn(struct core *core, struct conn *c, const struct rcpt_result *r
 			break;
 		}
 	}
+	if (c->path->warm)
+		warmup_result(core, c->path->warm, t.deferred);
 	if (t.delivered + t.other)
 		c->answered++;
 	if (t.delivered)

@@ -246,11 +246,13 @@ struct str core_destination(const struct core *core, struct str name)
 /* ---- mail ---- */
 
 /* What mail of this queue is rerouted to, "": nothing. */
-static const char *reroute_of(const struct queue *q)
+static const char *reroute_of(struct core *core, const struct queue *q)
 {
 	const char *to = mode_reroute(q);
 
-	return *to ? to : q->v.reroute;
+	if (*to)
+		return to;
+	return *q->v.reroute ? q->v.reroute : warmup_overflow(core, q);
 }
 
 static bool among(struct vmta *const *seen, size_t n, const struct vmta *v)
@@ -305,7 +307,7 @@ void place_mail(struct core *core, struct domain *d, struct vmta *vmta, struct n
 	redraw(core, d, p);
 	first = *p;
 	while (p->routed) {
-		const char *to = reroute_of(p->queue);
+		const char *to = reroute_of(core, p->queue);
 		struct name *drawn;
 
 		if (!*to)

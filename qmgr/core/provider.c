@@ -78,6 +78,11 @@ const struct conf_node *provider_conf(const struct core *core, const struct name
 	return p ? p->conf : NULL;
 }
 
+bool provider_named(const struct core *core, struct str name)
+{
+	return find(core, name) != NULL;
+}
+
 static void add_names(
     struct core *core, struct provider *p, const struct conf_value *v, enum entry_kind kind)
 {

@@ -217,7 +217,7 @@ static void read_paths(struct core *core, struct queue *q)
  * though nobody uses it. */
 struct path *limit_path_of(struct core *core, struct dest *dest, struct name *source)
 {
-	if (dest->paths_limited)
+	if (dest->paths_limited || warmup_is_configured(core, source))
 		return dest_path(core, dest, name_str(source));
 	return dest_path_find(dest, source);
 }
@@ -470,11 +470,12 @@ struct limiter *seat_refuses_queue(const struct core *core, const struct queue *
 struct limiter *seat_refuses_source(const struct core *core, struct queue *q, struct path *p,
     const struct name *source, bool now, int64_t *when)
 {
-	const struct budget *both[2] = {p ? p->own : NULL,
-	    core->configured_count ? budget_find(core, SCOPE_SOURCE, name_str(source)) : NULL};
+	const struct budget *both[3] = {p ? p->own : NULL,
+	    core->configured_count ? budget_find(core, SCOPE_SOURCE, name_str(source)) : NULL,
+	    p && p->warm ? p->warm->budget : NULL};
 	struct limiter *worst = NULL;
 
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; i < 3; i++) {
 		if (!both[i])
 			continue;
 		worst = limit_check(core, both[i], LINE_OPEN, &q->grant, worst, when);
@@ -546,6 +547,8 @@ struct limiter *send_refuses_conn(
 	const struct waiter *w = &c->queue->send;
 	struct limiter *worst = check_send(core, c->path->own, w, NULL, when, most);
 
+	if (c->path->warm)
+		worst = check_send(core, c->path->warm->budget, w, worst, when, most);
 	return check_send(core, c->source, w, worst, when, most);
 }
 
@@ -564,8 +567,9 @@ bool send_is_limited(const struct core *core, const struct conn *c, const struct
 	for (uint32_t i = 0; i < q->shared_count; i++)
 		limited |= limits_sending(q->shared[i]);
 	return limited || limits_sending(q->own) || limits_sending(c->path->own) ||
-	       limits_sending(c->source) || limits_sending(lane->of->budget) ||
-	       limits_sending(lane->share->of->budget) || limits_sending(lane->share->at);
+	       limits_sending(c->source) || (c->path->warm && c->path->warm->conf) ||
+	       limits_sending(lane->of->budget) || limits_sending(lane->share->of->budget) ||
+	       limits_sending(lane->share->at);
 }
 
 static void spend(struct core *core, struct budget *b, uint32_t rcpts, uint32_t bytes)
@@ -581,19 +585,29 @@ static void spend(struct core *core, struct budget *b, uint32_t rcpts, uint32_t 
 	}
 }
 
-void send_spend(struct core *core, const struct conn *c, const struct lane *lane, uint32_t rcpts,
-    uint32_t bytes)
+void send_spend_queue(struct core *core, const struct queue *q, const struct lane *lane,
+    uint32_t rcpts, uint32_t bytes)
 {
-	const struct queue *q = c->queue;
-
 	if (!core->rates)
 		return;
 	spend(core, q->own, rcpts, bytes);
 	for (uint32_t i = 0; i < q->shared_count; i++)
 		spend(core, q->shared[i], rcpts, bytes);
-	spend(core, c->path->own, rcpts, bytes);
-	spend(core, c->source, rcpts, bytes);
 	spend(core, lane->of->budget, rcpts, bytes);
 	spend(core, lane->share->of->budget, rcpts, bytes);
 	spend(core, lane->share->at, rcpts, bytes);
+}
+
+void send_spend(struct core *core, const struct conn *c, const struct lane *lane, uint32_t rcpts,
+    uint32_t bytes)
+{
+	if (!core->rates)
+		return;
+	send_spend_queue(core, c->queue, lane, rcpts, bytes);
+	spend(core, c->path->own, rcpts, bytes);
+	spend(core, c->source, rcpts, bytes);
+	if (c->path->warm) {
+		warmup_take(core, c->path->warm, rcpts);
+		spend(core, c->path->warm->budget, rcpts, bytes);
+	}
 }

@@ -260,9 +260,48 @@ static enum send_found find(struct core *core, struct queue *q, struct core_deci
 	return SEND_ONE;
 }
 
+/* type = "discard": delivered, as far as anybody is told, at the rate at which it would be sent. */
+static enum send_found discard(struct core *core, struct queue *q)
+{
+	uint64_t tokens = CORE_TX_RCPTS;
+	unsigned budget = CORE_LOOK;
+	struct limiter *l = NULL;
+	struct lane *lane;
+	job_ref ref;
+
+	if (hold_queue(q))
+		return SEND_NONE;
+	ref = next_job(core, q, &budget, &tokens);
+	if (budget == 0)
+		return SEND_AGAIN;
+	if (!ref)
+		return SEND_NONE;
+	limit_rank(&q->send, false, q->v.priority);
+	if (core->rates)
+		l = send_refuses_queue(core, q, &tokens);
+	if (l)
+		return hold(core, q, l);
+	lane = core->lane_at[core_at(core, ref)->lane];
+	send_spend_queue(core, q, lane, 1, job_bytes(core_at(core, ref)));
+	limit_leave(core, &q->send, true);
+	lane->wait.ticket = 0;
+	lane_take(core, ref);
+	lane_spend(lane, false);
+	outcome_end(core, ref, OUTCOME_DELIVERED, -1, STR("2.0.0"), STR("discarded"), false);
+	return SEND_AGAIN;
+}
+
 enum send_found send_next(struct core *core, struct queue *q, struct core_decision *out)
 {
-	enum send_found found = find(core, q, out);
+	enum send_found found;
+
+	if (q->v.discard && q->routed) {
+		found = discard(core, q);
+		if (found == SEND_NONE)
+			limit_leave(core, &q->send, link_alone(&q->active));
+		return found == SEND_NONE ? SEND_HELD : found; /* it never needs a connection */
+	}
+	found = find(core, q, out);
 
 	if (found == SEND_NONE || found == SEND_AGAIN)
 		limit_leave(core, &q->send, link_alone(&q->active));

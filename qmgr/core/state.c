@@ -41,6 +41,7 @@ static const struct state_kind {
     {"source", 0, source_encode, source_restore, NULL},
     {"trigger", SECOND, trigger_encode, trigger_restore, NULL},
     {"set", 0, setting_encode, setting_restore, NULL},
+    {"warmup", MINUTE, warmup_encode, warmup_restore, NULL},
 };
 
 struct mark {

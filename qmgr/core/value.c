@@ -258,6 +258,7 @@ static void forget_conf(struct core *core)
 
 	pool_forget(core);
 	provider_forget(core);
+	warmup_forget(core);
 	while ((n = table_any(&core->named))) {
 		table_remove(&core->named, n);
 		free(OWNER(n, struct named, node));
@@ -322,6 +323,7 @@ void value_configure(struct core *core, struct conf *conf)
 	value_learn(core, root);
 	provider_configure(core, root);
 	pool_configure(core, root);
+	warmup_configure(core);
 }
 
 void value_fini(struct core *core)
