@@ -130,8 +130,12 @@ static const char *list_of(enum conf_section_type section)
 static void put_place(const struct conf_place *place, bool again)
 {
 	const char *parent = place->parent == CONF_GLOBAL ? NULL : list_of(place->parent);
-	printf(
-	    "%s\n.Ic %s", again ? "The same list may stand as" : "Entries of the list", place->key);
+	bool group = conf_is_group(place->section);
+	const char *what =
+	    again   ? (group ? "The same group may stand as" : "The same list may stand as")
+	    : group ? "The group"
+		    : "Entries of the list";
+	printf("%s\n.Ic %s", what, place->key);
 	if (parent != NULL)
 		printf("\nin an entry of\n.Ic %s .\n", parent);
 	else
