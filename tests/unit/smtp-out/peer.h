@@ -15,6 +15,7 @@
 #include "common/clock.h"
 #include "common/envelope.h"
 #include "common/record.h"
+#include "common/match.h"
 #include "common/result.h"
 #include "smtp-out/session.h"
 #include "tests/unit/common/test_cert.h"
@@ -70,9 +71,12 @@ struct stage {
 	struct loop_timer guard;
 	int segment_fd;
 	uint64_t offset[JOBS_MAX], id[JOBS_MAX];
-	unsigned rcpts;	    /* of each message */
-	char results[4096]; /* "delivered dot 250 2.0.0;…", a line a transaction */
-	char closed[300];   /* "done quit 0" */
+	unsigned rcpts;			       /* of each message */
+	const char *(*rule_name)(uint64_t id); /* of hits; NULL: they are not looked at */
+	char hits[2000], closed_hits[500]; /* "NAME stage ordinal;…" of RESULTs, CONN_CLOSED */
+	char checked[200];		   /* "ADDRESS: why" of SOURCE_CHECKED */
+	char results[4096];		   /* "delivered dot 250 2.0.0;…", a line a transaction */
+	char closed[300];		   /* "done quit 0" */
 	char closed_text[1000], last_text[1000], last_said_by[256];
 	unsigned readies, result_count, closes, have_conns, have_jobs, state_ends;
 	uint32_t rcpt_max, mail_max;
@@ -397,6 +401,22 @@ static void stage_close(struct stage *s)
 	chan_send_conn_close(s->qmgr, &(struct msg_conn_close){.conn = CONN, .hard = s->hard});
 }
 
+static void take_hits(struct stage *s, struct str bytes, char *to, size_t size)
+{
+	struct rd rest = rd_of(bytes.p, bytes.n);
+	struct rule_hit hit;
+	int more = 0;
+	while (s->rule_name && (more = hit_take(&rest, &hit)) == 1) {
+		char ordinal[8] = "all";
+		size_t at = strlen(to);
+		if (hit.ordinal != HIT_ALL)
+			snprintf(ordinal, sizeof(ordinal), "%u", hit.ordinal);
+		snprintf(to + at, size - at, "%s %s %s;", s->rule_name(hit.rule),
+		    stage_name(hit.stage), ordinal);
+	}
+	assert_int_equal(more, 0);
+}
+
 static void take_result(struct stage *s, const struct msg_result *m)
 {
 	struct rd rest = rd_of(m->results.p, m->results.n);
@@ -413,6 +433,7 @@ static void take_result(struct stage *s, const struct msg_result *m)
 		str_copy(s->last_text, sizeof(s->last_text), r.text);
 		str_copy(s->last_said_by, sizeof(s->last_said_by), r.said_by);
 	}
+	take_hits(s, m->hits, s->hits, sizeof(s->hits));
 	assert_int_equal(n, s->rcpts); /* one entry a recipient, none missing */
 	snprintf(s->results + at, sizeof(s->results) - at, "\n");
 	s->result_count++;
@@ -430,6 +451,7 @@ static void take_closed(struct stage *s, const struct msg_conn_closed *m)
 	s->closed_at_ms = clock_mono_ms();
 	snprintf(s->closed, sizeof(s->closed), "%s %s %u", cause_names[m->cause],
 	    stage_name(m->stage), m->code);
+	take_hits(s, m->hits, s->closed_hits, sizeof(s->closed_hits));
 	str_copy(s->closed_text, sizeof(s->closed_text), m->text);
 	loop_stop(s->loop);
 }
@@ -452,6 +474,7 @@ static int qmgr_dispatch(void *ctx, struct chan *from, enum msg_type type, struc
 	struct msg_result result;
 	struct msg_conn_ready ready;
 	struct msg_conn_closed closed;
+	struct msg_source_checked checked;
 	(void)from, (void)fd;
 	switch (type) {
 	case MSG_RESULT:
@@ -465,6 +488,11 @@ static int qmgr_dispatch(void *ctx, struct chan *from, enum msg_type type, struc
 	case MSG_CONN_CLOSED:
 		assert_int_equal(msg_decode_conn_closed(body, &closed), 0);
 		take_closed(s, &closed);
+		return 0;
+	case MSG_SOURCE_CHECKED:
+		assert_int_equal(msg_decode_source_checked(body, &checked), 0);
+		snprintf(s->checked, sizeof(s->checked), "%u %.*s: %.*s", checked.ticket,
+		    STR_ARG(checked.address), STR_ARG(checked.why));
 		return 0;
 	case MSG_HAVE_CONN:
 		s->have_conns++;
