@@ -39,6 +39,21 @@ static void fuzz_result(void *ctx, struct txn *t)
 	}
 }
 
+/* One line, of a transaction that is there, of a recipient that it has. */
+static void fuzz_failed(void *ctx, const struct dialogue_failure *f)
+{
+	(void)ctx;
+	must(f->stage < STAGE_COUNT && f->text && !strpbrk(f->text, "\r\n"));
+	must(f->rcpt < 0 || (f->txn && (unsigned)f->rcpt < f->txn->rcpt_count));
+	must(!f->txn || f->txn == world.d->active || f->txn == world.d->active->next);
+}
+
+static void fuzz_said(void *ctx, char who, struct str line)
+{
+	(void)ctx;
+	must((who == '<' || who == '>') && (line.n == 0 || !memchr(line.p, '\n', line.n)));
+}
+
 static struct txn *make_txn(void)
 {
 	struct message m = {.fd = -1, .content_bytes = 1000};
@@ -166,6 +181,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	dialogue_init(&d, &(struct dialogue_spec){.ehlo = "fuzz.example",
 			      .tls = data[1] & 4,
 			      .ignore_8bitmime = data[1] & 8,
+			      .tls_required = data[1] & 16,
+			      .failed = fuzz_failed,
+			      .said = fuzz_said,
 			      .ready = fuzz_ready,
 			      .result = fuzz_result});
 	for (unsigned i = 0; i < data[2] % TXNS_MAX; i++)

@@ -299,6 +299,64 @@ static void none_is_owed(void **state)
 	world_free(w);
 }
 
+static void alert_of(struct world *w, uint64_t ticket, const char *to, const char *text)
+{
+	struct buf b;
+	buf_init(&b, 65536);
+	alert_put(&b, &(struct alert){str_of(to), STR("example.net/mta1: backoff"), str_of(text)});
+	chan_send_bounce(w->chan, &(struct msg_bounce){.ticket = ticket,
+				      .kind = DSN_ALERT,
+				      .arrived_ms = 1795341600000,
+				      .rcpts = {(const char *)b.p, b.n}});
+	buf_fini(&b);
+}
+
+/* A mail like any other, from nobody, that settles its ticket. */
+static void an_alert_is_mail(void **state)
+{
+	struct world *w = world_new();
+	(void)state;
+	snprintf(w->b.used.postmaster, sizeof(w->b.used.postmaster), "pm@example.com");
+	credit(w, 100);
+	alert_of(w, 78, "ops@example.com, not-an-address,b@x.example", ".dot\n\n421 a\xc3\xa4\n");
+	until(&w->accepted, 1);
+	const struct envelope *e = &w->envelope;
+	assert_int_equal(e->sender.n, 0);
+	assert_true(e->has_cause && e->cause_id == 0 && e->cause_ticket == 78);
+	assert_int_equal(e->cause_kind, DSN_ALERT);
+	assert_int_equal(e->rcpt_count, 2);
+	assert_true(str_eq(e->rcpt[0].address, STR("ops@example.com")));
+	assert_true(str_eq(e->rcpt[1].address, STR("b@x.example")));
+	assert_int_equal(e->body, ENV_8BIT);
+	static const char *const has[] = {"\r\nFrom: Mail Delivery System <pm@example.com>\r\n",
+	    "\r\nTo: ops@example.com, b@x.example\r\n",
+	    "\r\nSubject: example.net/mta1: backoff\r\n", "\r\nAuto-Submitted: auto-generated\r\n",
+	    "charset=utf-8\r\n", "\r\n\r\n..dot\r\n\r\n421 a\xc3\xa4\r\n"};
+	for (size_t i = 0; i < COUNT_OF(has); i++)
+		if (!strstr(w->text, has[i]))
+			fail_msg("%s is not in %s", has[i], w->text);
+	alert_of(w, 79, "nobody", "x");
+	until(&w->none, 1);
+	assert_true(w->none_ticket == 79);
+	world_free(w);
+}
+
+/* Remote text in it ends no header and no message. */
+static void an_alert_with_hostile_text(void **state)
+{
+	struct world *w = world_new();
+	(void)state;
+	credit(w, 100);
+	alert_of(
+	    w, 80, "a@x.example\r\nBcc: y@z.example,b@x.example", "a\r\n.\r\nMAIL FROM:<x>\r\n");
+	until(&w->accepted, 1);
+	assert_int_equal(w->envelope.rcpt_count, 1);
+	assert_null(strstr(w->text, "\r\nBcc"));
+	assert_null(strstr(w->text, "\r\n.\r\n"));
+	assert_non_null(strstr(w->text, "\r\n..?\r\n"));
+	world_free(w);
+}
+
 static void waits_for_credit(void **state)
 {
 	struct world *w = world_new();
@@ -376,6 +434,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(a_report_with_its_cause),
 	    cmocka_unit_test(none_is_owed),
+	    cmocka_unit_test(an_alert_is_mail),
+	    cmocka_unit_test(an_alert_with_hostile_text),
 	    cmocka_unit_test(waits_for_credit),
 	    cmocka_unit_test(many_share_their_syncs),
 	    cmocka_unit_test(a_new_qmgr_asks_anew),
