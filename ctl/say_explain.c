@@ -20,6 +20,12 @@ static size_t width_of(const json_t *values, const char *key)
 	return width < 40 ? width : 40; /* a long list of times does not push all others away */
 }
 
+static bool is_default(const json_t *value)
+{
+	return strcmp(say_text(value, "origin"), "default") == 0 &&
+	       json_array_size(json_object_get(value, "overrides")) == 0;
+}
+
 static void put_value(FILE *out, const json_t *row, size_t option_width, size_t value_width)
 {
 	char option[CELL_MAX], value[CELL_MAX], origin[CELL_MAX], layer[CELL_MAX];
@@ -90,7 +96,6 @@ void say_explain(FILE *out, const json_t *row, int64_t now_ms)
 	size_t i, option_width = width_of(values, "option"),
 		  value_width = width_of(values, "value");
 	json_t *value;
-	(void)now_ms;
 	cell_print(domain, json_object_get(row, "domain"));
 	cell_print(vmta, json_object_get(row, "vmta"));
 	cell_print(destination, json_object_get(row, "destination"));
@@ -102,6 +107,13 @@ void say_explain(FILE *out, const json_t *row, int64_t now_ms)
 		    "Mail for %s by %s. It has no route yet: what its mail hosts decide may "
 		    "differ.\n\n",
 		    domain, vmta);
-	json_array_foreach(values, i, value) put_value(out, value, option_width, value_width);
+	/* What somebody chose comes first. */
+	json_array_foreach(values, i, value) if (!is_default(value))
+	    put_value(out, value, option_width, value_width);
+	fputs("\n", out);
+	json_array_foreach(values, i, value) if (is_default(value))
+	    put_value(out, value, option_width, value_width);
+	say_table(
+	    out, "\nShared with others:", json_object_get(row, "budgets"), view_limits, now_ms);
 	put_arithmetic(out, json_object_get(row, "arithmetic"));
 }

@@ -144,8 +144,14 @@ bool core_glob(struct str pattern, struct str text)
 size_t core_queues(const struct core *core, struct str pattern, struct core_cursor *cursor,
     struct queue_view *out, size_t n)
 {
+	const struct queue *one = n && !cursor->a ? queue_find(core, pattern) : NULL;
 	size_t found = 0;
 
+	if (one) { /* the name of one: found without a look at the others */
+		view_queue(core, one, &out[0]);
+		cursor->a = core->queue_count;
+		return 1;
+	}
 	while (found < n && cursor->a < core->queue_count) {
 		const struct queue *q = core->queue_at[++cursor->a];
 

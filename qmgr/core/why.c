@@ -492,7 +492,9 @@ void core_arithmetic(
 	*out = (struct core_arithmetic){.seconds_per_message = 1};
 	if (q) {
 		if (q->message_us)
-			out->seconds_per_message = q->message_us / 1e6;
+			/* The clock counts milliseconds: less than one is not known. */
+			out->seconds_per_message =
+			    q->message_us < 1000 ? 0.001 : q->message_us / 1e6;
 		reckon(out, &q->e, q->v.rampup_ms);
 	} else {
 		const struct value_of of = {

@@ -11,12 +11,12 @@ import unittest
 
 from harness import BIN, SuiteTest, open_source, wait_for
 
+VMTAS = 'virtual-mtas = ( { name = "main"; }, { name = "spare"; } );'
 CONF = """
-virtual-mtas = ( { name = "main"; }, { name = "spare"; } );
 default-virtual-mta = "main";
 providers = ( { name = "prov"; mx = [ "*.prov.test" ]; budget = { max-msg-rate = "2/h burst 2"; }; } );
 domains = (
-  { name = "*"; retry-after = "10m"; retry-recipients-after = "10m"; connect-timeout = "2s";
+  { name = "*"; max-smtp-out = 9; retry-after = "10m"; retry-recipients-after = "10m"; connect-timeout = "2s";
     smtp-pattern-list = "replies"; },
   { name = "rate.test"; max-msg-rate = "1/h burst 1"; max-smtp-out = 7; } );
 smtp-pattern-lists = ( { name = "replies"; rules = (
@@ -42,9 +42,8 @@ class Commands(SuiteTest):
             "p2.test": "@ MX 10 mx.prov.test.",
         }
 
-    def begin(self, extra=""):
-        self.suite_ = self.suite(CONF + extra, knot=self.knot(self.zones))
-        return self.suite_
+    def begin(self, vmtas=VMTAS):
+        self.suite_ = self.suite(vmtas + CONF, knot=self.knot(self.zones))
 
     def send(self, rcpts, sender="a@sender.test", **headers):
         suite = self.suite_
@@ -289,6 +288,27 @@ class Steered(Commands):
             q for q in self.qmgr("queues") if q["queue"] == self.site and q["recipients"] == 1])
 
 
+class Sources(Commands):
+    def test_disable_and_enable(self):
+        a = [self.address(1, 3), self.address(2, 3)]
+        sink = self.sink(2)
+        self.begin('virtual-mtas = ( { name = "main"; sources = ( { address = "%s"; }, { address = "%s"; } ); } );'
+                   % tuple(a))
+        self.suite_.ctl("smtp-out", "disable-source", a[0], "--for=2h")
+
+        def disabled():
+            rows = [r for r in self.qmgr("suspensions") if r["kind"] == "disable-source"]
+            return len(rows) == 1 and rows[0]["name"] == a[0] and "uid" in rows[0]["who"] and rows[0]["until"]
+        self.survives("it is disabled", disabled)
+        for i in range(4):
+            self.send(["u%d@live.test" % i])
+        self.suite_.wait_empty()
+        self.assertEqual({a[1]}, {row[1] for row in sink.ledger()})
+        self.assertEqual([a[0]], [s["name"] for s in self.qmgr("queue", "live.test/main")["disabled_sources"]])
+        self.suite_.ctl("smtp-out", "enable-source", a[0])
+        self.survives("it is enabled", lambda: not disabled())
+
+
 class Asked(Commands):
     def test_why(self):
         self.sink(2)
@@ -340,12 +360,27 @@ class Asked(Commands):
         values = {v["option"]: v for v in answer["values"]}
         self.assertEqual("7", values["max-smtp-out"]["value"])
         self.assertIn("postern.conf:", values["max-smtp-out"]["origin"])
+        over = values["max-smtp-out"]["overrides"][0]
+        self.assertEqual("9", over["value"])
+        self.assertNotEqual(over["origin"], values["max-smtp-out"]["origin"])
         self.assertEqual("10m", values["retry-after"]["value"])
         self.assertEqual("default", values["smtp-greeting-timeout"]["origin"])
         self.assertEqual(1, answer["arithmetic"]["per_hour"])
         self.assertEqual("max-msg-rate", answer["arithmetic"]["binds"])
         said = self.text("explain", "rate.test")
-        self.assertIn("1 recipients an hour; max-msg-rate binds", said)
+        self.assertRegex(said, r"\n +over 9 \(.*postern\.conf:\d+\)")
+        self.assertIn("1 recipient an hour; max-msg-rate binds", said)
+
+    def test_explain_reckons_with_budgets(self):
+        self.sink(2)
+        self.begin()
+        self.send(["p@p1.test"])
+        self.suite_.wait_empty()
+        answer = self.qmgr("explain", "p1.test")
+        self.assertEqual(("prov", "main"), (answer["destination"], answer["vmta"]))
+        self.assertEqual(2, answer["arithmetic"]["per_hour"])
+        self.assertEqual("max-msg-rate of provider prov", answer["arithmetic"]["binds"])
+        self.assertIn(("provider prov", 2), [(b["key"], b["limit"]) for b in answer["budgets"]])
 
     def test_limits(self):
         self.sink(2)
