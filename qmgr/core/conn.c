@@ -225,7 +225,7 @@ static bool is_astray(const struct core *core, const struct conn *c)
  * way out, so that as many end as there are too many. */
 static bool is_spent(const struct core *core, const struct conn *c)
 {
-	return left(c) == 0 || gives_way(c) || seat_too_many(c) || is_astray(core, c) ||
+	return hold_queue(c->queue) || left(c) == 0 || gives_way(c) || seat_too_many(c) || is_astray(core, c) ||
 	       (!c->single && source_disabled(core, c->queue, c->path->source));
 }
 

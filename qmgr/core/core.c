@@ -52,6 +52,7 @@ struct core *core_new(uint64_t seed, int64_t now_ms)
 	link_init(&core->disabled_all);
 	link_init(&core->sourceless);
 	rules_init(core);
+	hold_init(core);
 	job_store_init(&core->jobs);
 	due_init(&core->due, now_ms);
 	core->wheel = wheel_new(now_ms);
@@ -110,6 +111,7 @@ static void free_places(struct core *core)
 	source_fini(core);
 	rules_fini(core);
 	state_fini(core);
+	hold_fini(core);
 	value_fini(core);
 	free(core->lane_at);
 	free(core->lane_free);
@@ -322,6 +324,10 @@ static void on_timer(void *ctx, struct wheel_node *node)
 	case TIMER_SOURCE:
 		source_timer(core, t);
 		break;
+	case TIMER_HOLD:
+	case TIMER_RELEASE:
+		hold_timer(core, t);
+		break;
 	}
 }
 
@@ -333,7 +339,8 @@ void core_tick(struct core *core, int64_t now_ms)
 	wheel_advance(core->wheel, core->now, on_timer, core);
 	core->more = false;
 	if (core->started)
-		core->more = due_advance(core, &budget) || sweep_run(core, &budget);
+		core->more = due_advance(core, &budget) || hold_run(core, &budget) ||
+			     sweep_run(core, &budget);
 	grant_tls_forget(core, false);
 }
 
@@ -343,7 +350,7 @@ int64_t core_next_ms(const struct core *core)
 
 	if (!core->started)
 		return timer;
-	if (core->more || !link_alone(&core->sweeping))
+	if (core->more || core->holds.walk || !link_alone(&core->sweeping))
 		return core->now;
 	due = due_next_ms(core);
 	return due < timer ? due : timer;
@@ -452,8 +459,13 @@ static bool pop(struct core *core, struct core_decision *d)
 /* One decision of one queue. Sending comes first: it costs the least and frees the most. */
 static bool step(struct core *core, struct queue *q, struct core_decision *d)
 {
-	enum send_found found = send_next(core, q, d);
+	enum send_found found;
 	bool granted = false;
+
+	hold_look(core, q);
+	if (hold_queue(q))
+		return false;
+	found = send_next(core, q, d);
 
 	if (found == SEND_NONE || found == SEND_SPARE)
 		granted = grant_next(core, q, found == SEND_SPARE, d);

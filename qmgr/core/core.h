@@ -357,6 +357,18 @@ struct queue_view {
 /* Streams queues that match, at most `n` a call; returns how many; 0 = end. */
 size_t core_queues(const struct core *core, struct str pattern, struct core_cursor *cursor,
     struct queue_view *out, size_t n);
+/* Streams tenants that have mail and match, or campaigns, if the pattern is TENANT/CAMPAIGN. */
+struct tenant_view {
+	struct str tenant, campaign;
+	uint64_t recipients, ready, waiting, in_flight, held;
+	uint64_t delivered, deferred, bounced; /* since its first mail */
+	uint32_t weight, campaigns;
+	uint32_t queues,
+	    queues_paused; /* where it has lanes; where these are paused or suspended */
+	bool paused;	   /* everywhere */
+};
+size_t core_tenants(const struct core *core, struct str pattern, struct core_cursor *cursor,
+    struct tenant_view *out, size_t n);
 /* Streams live jobs in any order: at most n a call, looking at no more than `budget` of them.
  * Returns how many, and false in *more at the end. */
 size_t core_jobs(const struct core *core, struct core_cursor *cursor, job_ref *out, size_t n,

@@ -397,6 +397,8 @@ enum timer_kind {
 	TIMER_LEVEL,
 	TIMER_MODE,
 	TIMER_SOURCE,
+	TIMER_HOLD,
+	TIMER_RELEASE,
 };
 struct timer {
 	struct wheel_node node;
@@ -624,6 +626,8 @@ struct queue {
 	enum error_of error_of; /* what it says something of: who else may be told */
 	int64_t error_ms;
 	uint64_t parked; /* ready jobs of parked lanes */
+	uint64_t hold_generation;
+	bool held, suspended; /* suspended: some rule is among the reasons */
 	/* passes over its jobs, see sweep.c */
 	int64_t event_ms, swept_ms;
 	bool sweep_due;
@@ -708,6 +712,18 @@ struct states { /* see state.c */
 	struct buf out; /* what core_next() gave out last */
 };
 
+struct holds { /* see hold.c */
+	struct table keys, subjects;
+	struct slots slots;
+	struct link wide; /* those about many queues */
+	uint32_t wide_count;
+	uint64_t generation;	   /* of the wide ones */
+	uint32_t walk;		   /* queues up to this slot have seen it; 0: all have */
+	struct link shares, lanes; /* to be released, one after the other */
+	uint32_t releasing, pace;  /* how many; how many a step */
+	struct timer timer;
+};
+
 struct core {
 	uint64_t seed, random;
 	int64_t now;
@@ -730,10 +746,9 @@ struct core {
 	struct lane **lane_at;
 	struct queue **queue_at;
 	uint32_t domain_count, lane_count, queue_count; /* in use: [1, count] may be NULL */
-	struct tenant **tenant_at;
-	struct campaign **campaign_at;
-	uint32_t tenant_count, campaign_count, *tenant_free, *campaign_free;
-	uint32_t tenant_frees, campaign_frees, lane_seq;
+	struct slots tenant_slots, campaign_slots;
+	uint32_t lane_seq;
+	struct holds holds;
 	uint32_t *domain_free, *lane_free, *queue_free; /* owned: stacks of free indexes */
 	uint32_t domain_frees, lane_frees, queue_frees;
 	struct link dirty, sweeping, resolve_fifo, tls_age;
@@ -993,6 +1008,19 @@ struct hold_request {
 /* A rule's suspension; one that lives is renewed. -ENOENT: nothing can have that name. */
 int hold_add(struct core *core, const struct hold_request *request) MUST_USE;
 
+struct hold;
+bool hold_everywhere(const struct core *core, enum core_scope scope, const struct name *tenant,
+    const struct name *campaign);
+bool hold_now(const struct core *core, const struct queue *q); /* as hold_queue(), looked up */
+void hold_init(struct core *core);
+void hold_fini(struct core *core);
+void hold_look(struct core *core, struct queue *q); /* before a decision of it */
+bool hold_run(struct core *core, unsigned *budget); /* true: there is more to do */
+void hold_timer(struct core *core, struct timer *t);
+bool hold_encode(struct core *core, struct str key, struct buf *out);
+int hold_restore(struct core *core, struct str key, struct rd *value);
+void mode_recover(struct core *core, struct queue *q); /* its suspension is over: a probe first */
+void hold_new_queue(struct core *core, struct queue *q);
 void hold_new_share(struct core *core, struct share *s);
 void hold_new_lane(struct core *core, struct lane *lane);
 

@@ -101,7 +101,8 @@ static void view_queue(const struct core *core, const struct queue *q, struct qu
 	    .bounced = q->bounced,
 	    .next_retry_ms = next_retry(core, q),
 	    .last_error_ms = q->error_ms,
-	    .failures = q->failures};
+	    .failures = q->failures,
+	    .paused = hold_now(core, q)};
 	if (q->mode && q->mode->kind != MODE_NORMAL) {
 		v->mode_cause = str_of(q->mode->cause);
 		v->mode_rule = str_of(q->mode->rule);

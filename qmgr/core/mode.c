@@ -318,6 +318,14 @@ void mode_normal(struct core *core, struct queue *q, const struct why *why, bool
 		change(core, q, MODE_NORMAL, 0, why);
 }
 
+/* After a suspension nobody knows what the remote takes: as at the end of a backoff. */
+void mode_recover(struct core *core, struct queue *q)
+{
+	if ((!q->mode || q->mode->kind == MODE_NORMAL) && q->v.recovery && q->v.recovery->count)
+		change(core, q, MODE_RECOVERY, core->now + MODE_PROBE_LINGER,
+		    &(struct why){.text = STR("a suspension is over")});
+}
+
 /* ---- recovery ---- */
 
 static void next_step(struct core *core, struct queue *q)

@@ -109,6 +109,7 @@ static struct queue *queue_new(struct core *core, struct dest *dest, struct vmta
 	set_provider(core, q);
 	queue_values(core, q);
 	queue_idle(core, q);
+	hold_new_queue(core, q);
 	return q;
 }
 

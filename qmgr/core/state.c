@@ -42,6 +42,7 @@ static const struct state_kind {
     {"trigger", SECOND, trigger_encode, trigger_restore, NULL},
     {"set", 0, setting_encode, setting_restore, NULL},
     {"warmup", MINUTE, warmup_encode, warmup_restore, NULL},
+    {"hold", 0, hold_encode, hold_restore, NULL},
 };
 
 struct mark {

@@ -153,6 +153,38 @@ struct node **table_list(const struct table *t)
 	return all;
 }
 
+/* ---- slots ---- */
+
+uint32_t slots_take(struct slots *s, void *what)
+{
+	uint32_t i;
+
+	if (s->frees) {
+		i = s->free[--s->frees];
+	} else {
+		i = ++s->count;
+		if ((i & (i - 1)) == 0) { /* room for twice as many */
+			s->at = xrealloc(s->at, 2 * i * sizeof(*s->at));
+			s->free = xrealloc(s->free, 2 * i * sizeof(*s->free));
+		}
+	}
+	s->at[i] = what;
+	return i;
+}
+
+void slots_give(struct slots *s, uint32_t number)
+{
+	s->at[number] = NULL;
+	s->free[s->frees++] = number;
+}
+
+void slots_fini(struct slots *s)
+{
+	free(s->at);
+	free(s->free);
+	*s = (struct slots){0};
+}
+
 uint64_t hash_bytes(uint64_t seed, struct str s)
 {
 	uint64_t h = hash_mix(seed, s.n);

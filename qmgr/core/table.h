@@ -33,6 +33,15 @@ struct node *table_any(const struct table *t);
 /* All nodes and a NULL; the caller frees the array. */
 struct node **table_list(const struct table *t);
 
+/* Numbered places for what a listing goes through: a number stays while it is taken. */
+struct slots {
+	void **at; /* owned; [1, count] may be NULL */
+	uint32_t *free, count, frees;
+};
+uint32_t slots_take(struct slots *s, void *what);
+void slots_give(struct slots *s, uint32_t number);
+void slots_fini(struct slots *s);
+
 uint64_t hash_bytes(uint64_t seed, struct str s);
 static inline uint64_t hash_mix(uint64_t a, uint64_t b)
 {

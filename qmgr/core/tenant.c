@@ -13,32 +13,7 @@
  */
 #include "qmgr/core/internal.h"
 #include <stdlib.h>
-
-/* ---- numbers: places in an array, so that a listing can go on where it was ---- */
-
-static uint32_t number_take(
-    void ***at, uint32_t *count, uint32_t **free_at, uint32_t *frees, void *what)
-{
-	uint32_t i;
-
-	if (*frees) {
-		i = (*free_at)[--*frees];
-	} else {
-		i = ++*count;
-		if ((i & (i - 1)) == 0) {
-			*at = xrealloc(*at, 2 * i * sizeof(void *));
-			*free_at = xrealloc(*free_at, 2 * i * sizeof(uint32_t));
-		}
-	}
-	(*at)[i] = what;
-	return i;
-}
-
-static void number_give(void **at, uint32_t *free_at, uint32_t *frees, uint32_t i)
-{
-	at[i] = NULL;
-	free_at[(*frees)++] = i;
-}
+#include <string.h>
 
 /* ---- tenants ---- */
 
@@ -71,8 +46,7 @@ struct tenant *tenant_get(struct core *core, struct name *name)
 	link_init(&t->shares);
 	link_init(&t->lanes);
 	link_init(&t->all);
-	t->number = number_take((void ***)(void *)&core->tenant_at, &core->tenant_count,
-	    &core->tenant_free, &core->tenant_frees, t);
+	t->number = slots_take(&core->tenant_slots, t);
 	table_add(&core->tenants, &t->node, hash_mix(core->seed, (uintptr_t)name));
 	return t;
 }
@@ -82,8 +56,7 @@ void tenant_drop(struct core *core, struct tenant *t)
 	if (!link_alone(&t->shares) || !link_alone(&t->all))
 		return;
 	table_remove(&core->tenants, &t->node);
-	number_give(
-	    (void **)(void *)core->tenant_at, core->tenant_free, &core->tenant_frees, t->number);
+	slots_give(&core->tenant_slots, t->number);
 	name_drop(core, t->name);
 	free(t);
 }
@@ -124,8 +97,7 @@ struct campaign *campaign_get(struct core *core, struct tenant *t, struct name *
 	t->campaigns += name->n != 0;
 	link_init(&c->lanes);
 	link_append(&t->all, &c->in_tenant);
-	c->number = number_take((void ***)(void *)&core->campaign_at, &core->campaign_count,
-	    &core->campaign_free, &core->campaign_frees, c);
+	c->number = slots_take(&core->campaign_slots, c);
 	table_add(&core->campaigns, &c->node, campaign_hash(t, name));
 	return c;
 }
@@ -135,8 +107,7 @@ void campaign_drop(struct core *core, struct campaign *c)
 	if (!link_alone(&c->lanes))
 		return;
 	table_remove(&core->campaigns, &c->node);
-	number_give((void **)(void *)core->campaign_at, core->campaign_free, &core->campaign_frees,
-	    c->number);
+	slots_give(&core->campaign_slots, c->number);
 	link_remove(&c->in_tenant);
 	c->tenant->campaigns -= c->name->n != 0;
 	name_drop(core, c->name);
@@ -160,8 +131,80 @@ void tenant_tally(struct lane *lane, enum tally_event event)
 
 void tenant_fini(struct core *core)
 {
-	free(core->tenant_at);
-	free(core->tenant_free);
-	free(core->campaign_at);
-	free(core->campaign_free);
+	slots_fini(&core->tenant_slots);
+	slots_fini(&core->campaign_slots);
+}
+
+/* ---- looking ---- */
+
+static void view_counts(const struct counts *c, struct tenant_view *v)
+{
+	v->ready = c->n[JOB_READY];
+	v->waiting = c->n[JOB_WAITING] + c->n[JOB_DOUBT];
+	v->in_flight = c->n[JOB_IN_FLIGHT];
+	v->held = c->n[JOB_SET_ASIDE];
+	v->recipients = v->ready + v->waiting + v->in_flight + v->held;
+	v->delivered = c->delivered;
+	v->deferred = c->deferred;
+	v->bounced = c->bounced;
+}
+
+static void view_tenant(const struct core *core, const struct tenant *t, struct tenant_view *v)
+{
+	*v = (struct tenant_view){.tenant = name_str(t->name),
+	    .weight = t->weight,
+	    .campaigns = t->campaigns,
+	    .paused = hold_everywhere(core, CORE_TENANT, t->name, NULL)};
+	view_counts(&t->tally, v);
+	for (struct link *l = t->shares.next; l != &t->shares; l = l->next) {
+		v->queues++;
+		v->queues_paused += (OWNER(l, struct share, in_tenant)->parked & PARK_HOLD) != 0;
+	}
+}
+
+static void view_campaign(const struct core *core, const struct campaign *c, struct tenant_view *v)
+{
+	*v = (struct tenant_view){.tenant = name_str(c->tenant->name),
+	    .campaign = name_str(c->name),
+	    .weight = c->weight,
+	    .paused = hold_everywhere(core, CORE_TENANT, c->tenant->name, NULL) ||
+		      hold_everywhere(core, CORE_CAMPAIGN, c->tenant->name, c->name)};
+	view_counts(&c->tally, v);
+	for (struct link *l = c->lanes.next; l != &c->lanes; l = l->next) {
+		const struct lane *lane = OWNER(l, struct lane, in_campaign);
+
+		v->queues++;
+		v->queues_paused += ((lane->parked | lane->share->parked) & PARK_HOLD) != 0;
+	}
+}
+
+static bool campaign_matches(const struct campaign *c, struct str tenant, struct str campaign)
+{
+	return core_glob(tenant, name_str(c->tenant->name)) && c->name->n &&
+	       core_glob(campaign, name_str(c->name));
+}
+
+size_t core_tenants(const struct core *core, struct str pattern, struct core_cursor *cursor,
+    struct tenant_view *out, size_t n)
+{
+	const char *slash = pattern.n ? memchr(pattern.p, '/', pattern.n) : NULL;
+	const struct slots *slots = slash ? &core->campaign_slots : &core->tenant_slots;
+	struct str head = pattern, rest = STR("");
+	size_t found = 0;
+
+	if (slash) {
+		head.n = (size_t)(slash - pattern.p);
+		rest = (struct str){slash + 1, pattern.n - head.n - 1};
+	}
+	while (found < n && cursor->a < slots->count) {
+		const void *one = slots->at[++cursor->a];
+		const struct tenant *t = slash ? NULL : one;
+		const struct campaign *c = slash ? one : NULL;
+
+		if (c && campaign_matches(c, head, rest))
+			view_campaign(core, c, &out[found++]);
+		else if (t && t->name->n && core_glob(pattern, name_str(t->name)))
+			view_tenant(core, t, &out[found++]);
+	}
+	return found;
 }
