@@ -514,8 +514,8 @@ void core_conn_closed(
 		outcome_unsent(core, c->tx[c->tx_count - 1], c->answered > 0);
 	grant_opened(core, c);
 	if (failure->cause != CONN_DONE)
-		rules_reply(
-		    core, &(struct reply){.queue = c->queue, .conn = c, .text = failure->text});
+		rules_reply(core,
+		    &(struct rule_reply){.queue = c->queue, .conn = c, .text = failure->text});
 	rules_forget(core);
 	if (failure->stage == STAGE_GREETING && failure->code >= 500 &&
 	    c->queue->v.bounce_5xx_greeting)

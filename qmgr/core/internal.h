@@ -954,7 +954,7 @@ void rules_fini(struct core *core);
 void rules_configured(struct core *core); /* core->conf is new */
 bool rules_have_shares(const struct core *core, const struct conf_value *lists);
 /* What the hits that came last are about. */
-struct reply {
+struct rule_reply {
 	struct queue *queue;
 	struct conn *conn;
 	const struct lane *lane; /* whose mail it was; NULL: none */
@@ -963,7 +963,7 @@ struct reply {
 	struct str text; /* of a connection's end */
 };
 /* Counts the attempt and acts upon the hits, which are then forgotten. */
-void rules_reply(struct core *core, const struct reply *reply);
+void rules_reply(struct core *core, const struct rule_reply *reply);
 struct rule_verdict {		      /* what a rule says of a recipient */
 	enum rule_action_kind action; /* bounce, defer, or skip-mx: again at once elsewhere */
 	char rule[300];		      /* its place */

@@ -473,10 +473,10 @@ int mode_restore(struct core *core, struct str name, struct rd *value)
 
 /* ---- the operator ---- */
 
-/* By its name; or by the domain whose mail goes there. */
+/* By the domain whose mail goes there now, or by its name. */
 static struct queue *queue_asked(const struct core *core, struct str name)
 {
-	struct queue *q = queue_find(core, name);
+	struct queue *q = NULL;
 	struct str dest;
 	size_t slash = name.n;
 	char full[1024];
@@ -484,13 +484,14 @@ static struct queue *queue_asked(const struct core *core, struct str name)
 
 	while (slash && name.p[slash - 1] != '/')
 		slash--;
-	if (q || slash < 2)
-		return q;
+	if (slash < 2)
+		return NULL;
 	dest = core_destination(core, (struct str){name.p, slash - 1});
 	n = snprintf(
 	    full, sizeof(full), "%.*s/%.*s", STR_ARG(dest), (int)(name.n - slash), name.p + slash);
-	return n > 0 && (size_t)n < sizeof(full) ? queue_find(core, (struct str){full, (size_t)n})
-						 : NULL;
+	if (dest.n && n > 0 && (size_t)n < sizeof(full))
+		q = queue_find(core, (struct str){full, (size_t)n});
+	return q ? q : queue_find(core, name);
 }
 
 int core_set_mode(struct core *core, struct str queue, struct str mode, int64_t until_ms,

@@ -499,7 +499,7 @@ int core_result(struct core *core, uint64_t transaction, const struct rcpt_resul
 		return 0;
 	}
 	c = tx->conn;
-	rules_reply(core, &(struct reply){.queue = c->queue,
+	rules_reply(core, &(struct rule_reply){.queue = c->queue,
 			      .conn = c,
 			      .lane = lane_of(core, tx),
 			      .results = results,

@@ -198,7 +198,7 @@ void core_hits(struct core *core, const struct rule_hit *hits, size_t n)
 }
 
 /* What a trigger is counted for, and a firing is about. */
-static struct str object_of(const struct reply *r, const struct rule *rule,
+static struct str object_of(const struct rule_reply *r, const struct rule *rule,
     const struct rule_hit *hit, char to[RULE_OBJECT_MAX])
 {
 	static const char *const kinds[] = {"", "ip", "netblock", "domain"};
@@ -243,7 +243,7 @@ static bool has_hit(const struct rules *r, uint64_t rule)
 }
 
 /* One more attempt for each rule on shares of the queue's lists. */
-static void count_attempt(struct core *core, const struct reply *r)
+static void count_attempt(struct core *core, const struct rule_reply *r)
 {
 	const struct conf_value *names = r->queue->v.patterns;
 	char object[RULE_OBJECT_MAX];
@@ -327,7 +327,7 @@ bool rules_verdict(struct core *core, uint16_t ordinal, struct rule_verdict *v)
 /* ---- actions ---- */
 
 struct firing {
-	const struct reply *reply;
+	const struct rule_reply *reply;
 	const struct known *known;
 	const struct rule_hit *hit;
 	struct window *window; /* NULL: none was needed */
@@ -559,7 +559,7 @@ static void act(struct core *core, const struct firing *f, const struct rule_act
 
 /* ---- firing ---- */
 
-static struct str text_of(const struct reply *r, const struct rule_hit *hit)
+static struct str text_of(const struct rule_reply *r, const struct rule_hit *hit)
 {
 	for (size_t i = 0; i < r->count; i++)
 		if (hit->ordinal == HIT_ALL ? r->results[i].verdict != VERDICT_DELIVERED
@@ -619,7 +619,7 @@ static bool needs_window(const struct rule *rule)
 }
 
 static void on_hit(
-    struct core *core, const struct reply *r, const struct rule_hit *hit, unsigned *taken)
+    struct core *core, const struct rule_reply *r, const struct rule_hit *hit, unsigned *taken)
 {
 	struct known *k = rules_find(core, hit->rule);
 	char object[RULE_OBJECT_MAX], place[300];
@@ -646,7 +646,7 @@ static void on_hit(
 	}
 }
 
-void rules_reply(struct core *core, const struct reply *reply)
+void rules_reply(struct core *core, const struct rule_reply *reply)
 {
 	struct rules *r = core->rules;
 	unsigned taken = 0;

@@ -8,6 +8,7 @@
  * requirement.
  */
 #include "common/buf.h"
+#include "common/match.h"
 #include "qmgr/core/internal.h"
 #include <errno.h>
 #include <stdarg.h>
@@ -131,6 +132,9 @@ struct sim {
 	struct sim_kept *kept; /* owned: what a journal would know of states */
 	size_t kept_count;
 	uint64_t states, events_told;
+	struct matcher *matcher;	      /* owned; NULL: nobody looks at replies */
+	const char *lists;		      /* what it runs */
+	const char *defer_text, *bounce_text; /* of replies to RCPT; NULL: as always */
 	bool moving; /* domains change their hosts: an old route may serve for a while */
 };
 
@@ -255,6 +259,7 @@ static SIM_DEAD void sim_free(struct sim *s)
 	table_fini(&s->txs);
 	core_free(&s->core);
 	conf_free(&s->conf);
+	matcher_free(&s->matcher);
 	for (size_t i = 0; i < s->kept_count; i++) {
 		free(s->kept[i].key);
 		free(s->kept[i].value);
@@ -362,6 +367,10 @@ static SIM_DEAD void sim_configure(struct sim *s, const char *conf)
 {
 	conf_free(&s->conf);
 	s->conf = sim_conf(conf);
+	if (s->matcher) {
+		matcher_free(&s->matcher);
+		s->matcher = matcher_new(s->conf);
+	}
 	core_configure(s->core, s->conf, s->now);
 }
 static struct sim_tx *sim_tx(struct sim *s, uint64_t id)
@@ -615,18 +624,60 @@ static struct rcpt_result sim_answer(
 		r.stage = STAGE_RCPT;
 		r.code = 550;
 		r.status = STR("5.1.1");
-		r.text = STR("550 5.1.1 no such user");
+		r.text = s->bounce_text ? str_of(s->bounce_text) : STR("550 5.1.1 no such user");
 	} else if (sim_chance(s, h->defer)) {
 		r.verdict = VERDICT_DEFERRED;
 		r.stage = STAGE_RCPT;
 		r.code = 450;
 		r.status = STR("4.2.1");
-		r.text = STR("450 4.2.1 later");
+		r.text = s->defer_text ? str_of(s->defer_text) : STR("450 4.2.1 later");
 	} else {
 		j->accepted++;
 		s->duplicates += j->accepted > 1;
 	}
 	return r;
+}
+/* ---- rules: smtp-out's part ---- */
+
+static SIM_DEAD void sim_rules(struct sim *s, const char *lists)
+{
+	s->matcher = matcher_new(s->conf);
+	s->lists = lists;
+}
+static void sim_hits(struct sim *s, const struct rcpt_result *r, size_t n)
+{
+	struct rule_hit hits[HITS_MAX * 4], found[HITS_MAX];
+	size_t count = 0;
+
+	if (!s->matcher)
+		return;
+	for (size_t i = 0; i < n && count + HITS_MAX < COUNT_OF(hits); i++) {
+		size_t k = r[i].verdict == VERDICT_DELIVERED
+			       ? 0
+			       : matcher_run(s->matcher, str_of(s->lists), r[i].text, r[i].stage,
+				     r[i].code == 0, found, COUNT_OF(found));
+
+		for (size_t j = 0; j < k; j++) {
+			found[j].ordinal = r[i].ordinal;
+			found[j].object = STR(""); /* a view of the matcher's */
+			found[j].object_kind = HIT_NOTHING;
+			hits[count++] = found[j];
+		}
+	}
+	core_hits(s->core, hits, count);
+}
+static void sim_conn_hits(struct sim *s, const struct core_failure *f)
+{
+	struct rule_hit found[HITS_MAX];
+	size_t n;
+
+	if (!s->matcher || f->cause == CONN_DONE)
+		return;
+	n = matcher_run(
+	    s->matcher, str_of(s->lists), f->text, f->stage, f->code == 0, found, COUNT_OF(found));
+	for (size_t i = 0; i < n; i++)
+		found[i].ordinal = HIT_ALL;
+	core_hits(s->core, found, n);
 }
 static void sim_drop_txs(struct sim *s, struct sim_conn *c)
 {
@@ -667,6 +718,7 @@ static void sim_result(struct sim *s, struct sim_tx *tx)
 	}
 	c->outstanding--;
 	c->answered++;
+	sim_hits(s, r, tx->n);
 	assert_int_equal(core_result(s->core, tx->id, r, tx->n, s->now), 1);
 	sim_tx_free(s, tx);
 	free(r);
@@ -831,8 +883,10 @@ static void sim_happen(struct sim *s, const struct sim_event *e)
 		if (!(c = sim_conn(s, e->a)))
 			break;
 		failure.was_ready = c->ready;
-		if (!c->ghost)
+		if (!c->ghost) {
+			sim_conn_hits(s, &failure);
 			core_conn_closed(s->core, c->id, &failure, s->now);
+		}
 		sim_drop_conn(s, c);
 		break;
 	case SIM_RESULT:
