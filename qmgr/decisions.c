@@ -170,6 +170,14 @@ static bool is_final(enum core_outcome outcome)
 	return outcome != OUTCOME_DEFERRED && outcome != OUTCOME_RETRY;
 }
 
+/* Without an attempt: expired, deleted, discarded … */
+static uint8_t verdict_of(enum core_outcome outcome)
+{
+	if (outcome == OUTCOME_DELIVERED)
+		return VERDICT_DELIVERED;
+	return is_final(outcome) ? VERDICT_FAILED : VERDICT_DEFERRED;
+}
+
 static enum j_report report_for(
     const struct core_decision *dec, const struct rcpt_result *r, const struct job_view *v)
 {
@@ -227,10 +235,9 @@ static void done(struct qmgr *q, const struct core_decision *dec, const struct r
 	    .attempts = v.attempts,
 	    .due_ms = (uint64_t)v.due_ms,
 	    .rule = dec->rule};
-	rcpt.result =
-	    ctx ? ctx->results[dec->result]
-		: (struct rcpt_result){.stage = STAGE_INTERNAL,
-		      .verdict = is_final(dec->outcome) ? VERDICT_FAILED : VERDICT_DEFERRED};
+	rcpt.result = ctx ? ctx->results[dec->result]
+			  : (struct rcpt_result){
+				.stage = STAGE_INTERNAL, .verdict = verdict_of(dec->outcome)};
 	rcpt.result.ordinal = v.rcpt;
 	if (dec->status.n > 0)
 		rcpt.result.status = dec->status;

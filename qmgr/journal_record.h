@@ -183,6 +183,7 @@ static inline uint64_t j_outcome_room(uint64_t recipients)
 	enum {
 		COMMON = 4096,
 		EACH = 2400
-	}; /* sums of the fields' bounds in msg.def and result.h */
+	}; /* sums of the fields' bounds in msg.def and result.h; a place and a rule of its own fit
+	      into what COMMON leaves: a recipient that shares a record does not need it */
 	return recipients * (COMMON + EACH);
 }

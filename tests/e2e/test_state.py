@@ -182,6 +182,17 @@ domains = ( { name = "*"; retry-after = "1h"; retry-recipients-after = "1h"; },
         self.assertIn(rows[0]["mode"], ("backoff", "recovery"))
         self.assertEqual("smtp", rows[0]["dlvType"])
 
+    def test_discarded_mail_is_told_as_such(self):
+        suite = self.suite('domains = ( { name = "t.test"; type = "discard"; } );\n', knot=self.knot(self.zone))
+        self.send(suite)
+        suite.wait_log(r"postern/qmgr\[\d+\]: \w+: to=<a@t\.test>, relay=none, delay=\S+, delays=\S+, "
+                       r"dsn=2\.0\.0, status=sent \(discarded\)")
+        row = wait_for("accounted", lambda: [r for r in suite.accounting() if r["type"] == "d"])[0]
+        self.assertEqual(("discard", "a@t.test", "", "normal"),
+                         (row["dlvType"], row["rcpt"], row["dlvDestinationIp"], row["mode"]))
+        suite.wait_log(r": removed")
+        self.assertEqual(0, self.sink.number)
+
 
 if __name__ == "__main__":
     unittest.main()
