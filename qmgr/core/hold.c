@@ -642,6 +642,7 @@ size_t core_holds(
     const struct core *core, struct core_cursor *cursor, struct hold_view *out, size_t n)
 {
 	const struct slots *slots = &core->holds.slots;
+	const uint64_t settings = UINT64_C(1) << 40; /* the cursor's b: sources below, then these */
 	size_t found = 0;
 
 	while (found < n && cursor->a < slots->count) {
@@ -658,6 +659,14 @@ size_t core_holds(
 		    .text = str_of(h->text),
 		    .since_ms = h->since_ms,
 		    .until_ms = h->until_ms};
+	}
+	if (found < n && cursor->b < settings)
+		found += source_views(core, &cursor->b, out + found, n - found);
+	if (found < n) {
+		uint64_t from = cursor->b < settings ? 0 : cursor->b - settings;
+
+		found += setting_views(core, &from, out + found, n - found);
+		cursor->b = settings + from;
 	}
 	return found;
 }

@@ -885,6 +885,7 @@ struct setting {		    /* what a rule has set for a time */
 struct mode {
 	struct queue *queue;
 	enum mode_kind kind;
+	bool told;	   /* a mail about this episode went out */
 	uint32_t step;	   /* of recovery: 0 is the probe */
 	uint32_t probes;   /* that failed in a row */
 	uint64_t first_tx; /* only transactions from here on say something of this mode */
@@ -945,8 +946,9 @@ void source_timer(struct core *core, struct timer *t);
 void source_fini(struct core *core);
 bool source_encode(struct core *core, struct str name, struct buf *out);
 int source_restore(struct core *core, struct str name, struct rd *value);
-/* The n-th entry, as core_holds() shows it: false, there are no more. */
-bool source_view(const struct core *core, size_t n, struct hold_view *view);
+/* What core_holds() shows of these, from the *from-th on. */
+size_t source_views(const struct core *core, uint64_t *from, struct hold_view *out, size_t n);
+size_t setting_views(const struct core *core, uint64_t *from, struct hold_view *out, size_t n);
 
 /* ---- rules.c ---- */
 void rules_init(struct core *core);

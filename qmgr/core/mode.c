@@ -213,7 +213,7 @@ static void addresses(const struct conf_value *list, struct buf *out)
 }
 
 /* Tells people who are in the list, if it is the way into an episode of backoff or out of it. */
-static void tell(struct core *core, const struct queue *q, enum mode_kind from, enum mode_kind to,
+static void tell(struct core *core, struct queue *q, enum mode_kind from, enum mode_kind to,
     const struct why *why, int64_t until_ms)
 {
 	struct core_event e = {.kind = EVENT_MODE,
@@ -227,8 +227,10 @@ static void tell(struct core *core, const struct queue *q, enum mode_kind from, 
 	struct buf to_whom;
 
 	addresses(q->v.backoff_notify, &to_whom);
-	if (from == MODE_NORMAL || to == MODE_NORMAL)
+	if (q->mode->told ? to == MODE_NORMAL : to == MODE_BACKOFF) {
+		q->mode->told = to == MODE_BACKOFF;
 		e.notify = (struct str){(const char *)to_whom.p, to_whom.n};
+	}
 	event_push(core, &e);
 	buf_fini(&to_whom);
 }
@@ -266,7 +268,7 @@ static void change(
 	m->first_tx = core->next_id;
 	m->since_ms = core->now;
 	m->until_ms = until_ms;
-	if (to != MODE_RECOVERY) {
+	if (to != MODE_RECOVERY || from == MODE_NORMAL) {
 		forget_cause(m);
 		m->cause = str_dup(why->text);
 		m->rule = str_dup(why->rule);
@@ -278,8 +280,8 @@ static void change(
 	shorten_hold(core, q);
 	sweep_retime(core, q);
 	queue_rerouted(core, q);
-	save(core, q);
 	tell(core, q, from, to, why, to == MODE_BACKOFF ? until_ms : 0);
+	save(core, q);
 	note(core, q, why);
 	mode_arm(core, m);
 	mode_effect(core, q);
@@ -422,6 +424,7 @@ bool mode_encode(struct core *core, struct str name, struct buf *out)
 	if (!m || m->kind == MODE_NORMAL)
 		return false;
 	buf_u8(out, (uint8_t)m->kind);
+	buf_u8(out, m->told);
 	buf_u32(out, m->step);
 	buf_u32(out, m->probes);
 	buf_u64(out, (uint64_t)m->since_ms);
@@ -435,7 +438,7 @@ bool mode_encode(struct core *core, struct str name, struct buf *out)
 
 int mode_restore(struct core *core, struct str name, struct rd *value)
 {
-	uint8_t kind = rd_u8(value);
+	uint8_t kind = rd_u8(value), told = rd_u8(value);
 	uint32_t step = rd_u32(value), probes = rd_u32(value);
 	int64_t since_ms = (int64_t)rd_u64(value), until_ms = (int64_t)rd_u64(value);
 	int64_t hold_ms = (int64_t)rd_u64(value);
@@ -454,6 +457,7 @@ int mode_restore(struct core *core, struct str name, struct rd *value)
 		return rc;
 	m = mode_get(core, q);
 	m->kind = kind;
+	m->told = told != 0;
 	m->step = step;
 	m->probes = probes;
 	m->first_tx = core->next_id;

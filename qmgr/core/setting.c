@@ -324,6 +324,39 @@ void setting_expire(struct core *core, struct mode *m)
 		changed(core, q);
 }
 
+/* ---- a look ---- */
+
+static struct hold_view view_of(const struct queue *q, const struct setting *s)
+{
+	return (struct hold_view){.scope = CORE_QUEUE,
+	    .kind = STR("set"),
+	    .name = str_of(q->name),
+	    .what = str_of(s->what),
+	    .rule = str_of(s->rule),
+	    .text = str_of(s->text),
+	    .since_ms = s->since_ms,
+	    .until_ms = s->until_ms};
+}
+
+size_t setting_views(const struct core *core, uint64_t *from, struct hold_view *out, size_t n)
+{
+	uint64_t skip = *from;
+	size_t found = 0;
+
+	for (struct link *l = core->modes.next; l != &core->modes && found < n; l = l->next) {
+		const struct mode *m = OWNER(l, struct mode, in_all);
+
+		for (uint32_t i = 0; i < m->set_count && found < n; i++) {
+			if (skip)
+				skip--;
+			else
+				out[found++] = view_of(m->queue, &m->set[i]);
+		}
+	}
+	*from += found;
+	return found;
+}
+
 /* ---- over a restart ---- */
 
 bool setting_encode(struct core *core, struct str name, struct buf *out)

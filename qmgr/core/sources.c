@@ -482,25 +482,27 @@ void core_source_bindable(struct core *core, struct str address, bool ok, int64_
 		    &(struct why){.text = STR("it cannot be bound on this host")});
 }
 
-bool source_view(const struct core *core, size_t n, struct hold_view *view)
+size_t source_views(const struct core *core, uint64_t *from, struct hold_view *out, size_t n)
 {
 	struct link *l = core->disabled_all.next;
-	const struct disabled *d;
+	size_t found = 0;
 
-	while (n-- && l != &core->disabled_all)
+	for (uint64_t skip = *from; skip && l != &core->disabled_all; skip--)
 		l = l->next;
-	if (l == &core->disabled_all)
-		return false;
-	d = OWNER(l, struct disabled, in_all);
-	*view = (struct hold_view){.scope = CORE_SOURCE,
-	    .kind = STR("disable-source"),
-	    .name = name_str(d->address),
-	    .at = str_of(d->queue),
-	    .who = str_of(d->who),
-	    .rule = str_of(d->rule),
-	    .text =
-		d->probation ? STR("on probation: one transaction as a probe") : str_of(d->text),
-	    .since_ms = d->since_ms,
-	    .until_ms = d->until_ms};
-	return true;
+	for (; l != &core->disabled_all && found < n; l = l->next) {
+		const struct disabled *d = OWNER(l, struct disabled, in_all);
+
+		out[found++] = (struct hold_view){.scope = CORE_SOURCE,
+		    .kind = STR("disable-source"),
+		    .name = name_str(d->address),
+		    .at = str_of(d->queue),
+		    .who = str_of(d->who),
+		    .rule = str_of(d->rule),
+		    .text = d->probation ? STR("on probation: one transaction as a probe")
+					 : str_of(d->text),
+		    .since_ms = d->since_ms,
+		    .until_ms = d->until_ms};
+	}
+	*from += found;
+	return found;
 }
