@@ -111,6 +111,26 @@ static bool take_lines(
 	return false;
 }
 
+/* What can be read now. True: that was the end of the answer, good or not. */
+static bool read_more(int fd, struct buf *in, ask_row_fn *on_row, void *ctx, struct answer *a)
+{
+	unsigned char *p = buf_reserve(in, 65536);
+	if (p == NULL) {
+		fail(a, EX_TEMPFAIL, "an answer of too many bytes");
+		return true;
+	}
+	ssize_t n = read(fd, p, 65536);
+	if (n < 0 && errno == EINTR)
+		return false;
+	if (n <= 0) {
+		fail(a, EX_TEMPFAIL,
+		    "the service went away before its answer was complete, try again");
+		return true;
+	}
+	in->n += (size_t)n;
+	return take_lines(in, (size_t)n, on_row, ctx, a);
+}
+
 static void read_answer(int fd, int wait_ms, ask_row_fn *on_row, void *ctx, struct answer *a)
 {
 	struct buf in;
@@ -120,23 +140,9 @@ static void read_answer(int fd, int wait_ms, ask_row_fn *on_row, void *ctx, stru
 		int ready = poll(&waiting, 1, wait_ms);
 		if (ready < 0 && errno == EINTR)
 			continue;
-		unsigned char *p = ready > 0 ? buf_reserve(&in, 65536) : NULL;
-		if (p == NULL) {
-			fail(a, EX_TEMPFAIL,
-			    ready == 0 ? "no answer within a minute"
-				       : "an answer of too many bytes");
-			break;
-		}
-		ssize_t n = read(fd, p, 65536);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0) {
-			fail(a, EX_TEMPFAIL,
-			    "the service went away before its answer was complete, try again");
-			break;
-		}
-		in.n += (size_t)n;
-		if (take_lines(&in, (size_t)n, on_row, ctx, a))
+		if (ready == 0)
+			fail(a, EX_TEMPFAIL, "no answer within a minute");
+		if (ready == 0 || read_more(fd, &in, on_row, ctx, a))
 			break;
 	}
 	buf_fini(&in);
@@ -166,4 +172,88 @@ void ask_and_follow(
     const char *path, const char *request, ask_row_fn *on_row, void *ctx, struct answer *a)
 {
 	ask_within(path, request, -1, on_row, ctx, a);
+}
+
+/* --- the first of several --------------------------------------------------------------------- */
+
+struct runner {
+	int fd; /* -1: over */
+	struct buf in;
+	struct race *race;
+};
+struct race {
+	struct runner *runners; /* owned */
+	size_t count, running;
+	struct runner *first; /* who had something to say; NULL: nobody yet */
+	struct runner *turn;
+	ask_row_fn *on_row;
+	void *ctx;
+};
+
+static void drop(struct runner *r)
+{
+	if (r->fd < 0)
+		return;
+	close(r->fd);
+	r->fd = -1;
+	r->race->running--;
+}
+
+/* The others need not go on. */
+static void on_first_row(void *ctx, json_t *row)
+{
+	struct race *race = ctx;
+	if (race->first == NULL) {
+		race->first = race->turn;
+		for (size_t i = 0; i < race->count; i++)
+			if (&race->runners[i] != race->first)
+				drop(&race->runners[i]);
+	}
+	race->on_row(race->ctx, row);
+}
+
+static void race_begin(
+    struct race *race, const struct instance *list, const char *request, struct answer *a)
+{
+	for (size_t i = 0; i < race->count; i++) {
+		struct runner *r = &race->runners[i];
+		r->race = race;
+		buf_init(&r->in, LINE_MAX_BYTES);
+		r->fd = open_socket(list[i].path, a);
+		race->running += r->fd >= 0;
+		if (r->fd >= 0 && send_all(r->fd, str_of(request)))
+			(void)send_all(r->fd, STR("\n"));
+	}
+}
+
+static void race_turn(struct race *race, struct answer *a)
+{
+	struct pollfd *waiting = xcalloc(race->count, sizeof(*waiting));
+	for (size_t i = 0; i < race->count; i++)
+		waiting[i] = (struct pollfd){race->runners[i].fd, POLLIN, 0};
+	int ready = poll(waiting, race->count, -1);
+	for (size_t i = 0; ready > 0 && i < race->count; i++) {
+		struct runner *r = race->turn = &race->runners[i];
+		struct answer answer = {0};
+		if (waiting[i].revents == 0 || r->fd < 0 ||
+		    !read_more(r->fd, &r->in, on_first_row, race, &answer))
+			continue;
+		drop(r);
+		*a = answer;
+	}
+	free(waiting);
+}
+
+void ask_first(const struct instance *list, size_t n, const char *request, ask_row_fn *on_row,
+    void *ctx, struct answer *a)
+{
+	struct race race = {
+	    .runners = xcalloc(n, sizeof(struct runner)), .count = n, .on_row = on_row, .ctx = ctx};
+	*a = (struct answer){0};
+	race_begin(&race, list, request, a);
+	while (race.running > 0)
+		race_turn(&race, a);
+	for (size_t i = 0; i < n; i++)
+		buf_fini(&race.runners[i].in);
+	free(race.runners);
 }

@@ -49,6 +49,11 @@ void ask(
 void ask_and_follow(
     const char *path, const char *request, ask_row_fn *on_row, void *ctx, struct answer *answer);
 
+/* Asks all of them at once, however long they are silent. Who has the first row to give is heard to
+ * its end, the others are left; the answer is that one's, else the last one's. */
+void ask_first(const struct instance *list, size_t n, const char *request, ask_row_fn *on_row,
+    void *ctx, struct answer *answer);
+
 /* --- show.c: rows for people and for programs --------------------------------------------------
  */
 enum shape {

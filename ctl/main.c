@@ -91,6 +91,22 @@ static bool asks_one(const char *verb)
 	return false;
 }
 
+/* What happens at one of them only, and nobody knows at which. */
+static bool asks_first(const char *verb)
+{
+	return strcmp(verb, "trace") == 0;
+}
+
+static int tell_failure(const struct args *a, const struct answer *answer)
+{
+	if (answer->status == EX_OK)
+		return EX_OK;
+	fflush(stdout);
+	fprintf(stderr, "posternctl: %s: %s\n", a->service,
+	    answer->error[0] != 0 ? answer->error : "failed");
+	return answer->status;
+}
+
 /* Asks all; the first failure decides the exit code, but the others' answers are shown. */
 static int ask_all(const struct args *a, const struct instance *list, size_t n)
 {
@@ -101,19 +117,21 @@ static int ask_all(const struct args *a, const struct instance *list, size_t n)
 	size_t asked = asks_one(a->verb) ? 1 : n;
 	bool follow = json_object_get(a->options, "follow") != NULL;
 	enum shape shape = follow ? SHAPE_STREAM : show_shape(a->service, a->verb);
-	struct asking asking = {.show = show_new(stdout, shape, a->json, asked > 1)};
+	struct asking asking = {
+	    .show = show_new(stdout, shape, a->json, asked > 1 && !asks_first(a->verb))};
 	show_view(asking.show, view_find(a->service, a->verb));
+	struct answer answer;
+	if (asks_first(a->verb)) {
+		ask_first(list, n, request, on_row, &asking, &answer);
+		status = tell_failure(a, &answer);
+		asked = 0;
+	}
 	for (size_t i = 0; i < asked; i++) {
-		struct answer answer;
 		asking.instance = list[i].number;
 		(follow ? ask_and_follow : ask)(list[i].path, request, on_row, &asking, &answer);
-		if (answer.status != EX_OK) {
-			fflush(stdout);
-			fprintf(stderr, "posternctl: %s: %s\n", a->service,
-			    answer.error[0] != 0 ? answer.error : "failed");
-			if (status == EX_OK)
-				status = answer.status;
-		}
+		int failed = tell_failure(a, &answer);
+		if (status == EX_OK)
+			status = failed;
 	}
 	show_end(&asking.show);
 	free(request);

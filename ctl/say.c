@@ -145,6 +145,30 @@ void say_event(FILE *out, const json_t *row, int64_t now_ms)
 	fputs("\n", out);
 }
 
+/* "  12.034  < 250 2.0.0 taken" */
+void say_trace(FILE *out, const json_t *row, int64_t now_ms)
+{
+	int64_t ms = json_integer_value(json_object_get(row, "ms"));
+	(void)now_ms;
+	fprintf(out, "%5lld.%03d %s %s\n", (long long)(ms / 1000), (int)(ms % 1000),
+	    say_text(row, "who"), say_text(row, "line"));
+}
+
+/* A rule that a reply would fire, and below it what each of its actions does. */
+void say_match(FILE *out, const json_t *row, int64_t now_ms)
+{
+	size_t i;
+	json_t *action;
+	(void)now_ms;
+	fprintf(out, "%s: %s\n", say_text(row, "rule"), say_text(row, "reply"));
+	fprintf(out, "  trigger %s, scope %s", say_text(row, "trigger"), say_text(row, "scope"));
+	put(out, ", for ", row, "for");
+	put(out, ", about ", row, "object");
+	fputs("\n", out);
+	json_array_foreach(json_object_get(row, "actions"), i, action)
+	    fprintf(out, "  %s: %s\n", say_text(action, "action"), say_text(action, "does"));
+}
+
 /* --- tables inside of words ------------------------------------------------------------------- */
 
 void say_table(FILE *out, const char *heading, const json_t *rows, const struct column *columns,

@@ -48,6 +48,8 @@ enum shape show_shape(const char *service, const char *verb)
 	    {"reload", SHAPE_LINES},
 	    {"stop", SHAPE_OBJECT},
 	    {"config", SHAPE_TEXT},
+	    {"classify", SHAPE_OBJECT},
+	    {"trace", SHAPE_STREAM},
 	};
 	if (strcmp(service, "master") == 0 && strcmp(verb, "status") == 0)
 		return SHAPE_LIST; /* a row for each process */

@@ -173,6 +173,8 @@ static const struct view views[] = {
     {"qmgr", "reset", NULL, say_reset},
     {"qmgr", "reroute", NULL, say_reroute},
     {"qmgr", "events", NULL, say_event},
+    {"smtp-out", "trace", NULL, say_trace},
+    {"bouncer", "match", NULL, say_match},
 };
 
 const struct view *view_find(const char *service, const char *verb)
