@@ -109,6 +109,12 @@ static bool is_exact(const char *want)
 	return want != NULL && want[0] != 0 && strchr(want, '*') == NULL;
 }
 
+/* Tenants and campaigns are told apart by case, as the core does; a pattern ignores it. */
+static bool like_name(const char *want, struct str s)
+{
+	return is_exact(want) ? str_eq(str_of(want), s) : like(want, s);
+}
+
 /* Of DESTINATION/VMTA; a virtual MTA's name holds no slash. */
 static struct str destination_of(struct str queue)
 {
@@ -128,7 +134,7 @@ static bool filter_where(const struct filter *f, const struct job_view *v)
 bool filter_job(const struct filter *f, const struct job_view *v)
 {
 	return (f->id == 0 || f->id == v->id) && like(f->queue, v->queue) &&
-	       like(f->tenant, v->tenant) && like(f->campaign, v->campaign) &&
+	       like_name(f->tenant, v->tenant) && like_name(f->campaign, v->campaign) &&
 	       like(f->domain, v->domain) && (f->where == NULL || filter_where(f, v)) &&
 	       (f->before_ms == 0 || v->arrived_ms <= f->before_ms);
 }
