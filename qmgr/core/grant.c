@@ -595,6 +595,14 @@ static void grant(struct core *core, struct queue *q, struct domain *d, const st
 	fill(core, c, s, out);
 }
 
+/* At a provider, what could not take the next job stands in the way of a connection that can: its
+ * host may be one domain's alone. */
+static void make_room(struct core *core, struct queue *q)
+{
+	if (q->dest->rollup && !q->e.probe && q->closing == 0 && !link_alone(&q->idle))
+		conn_close(core, OWNER(q->idle.prev, struct conn, in_ready), false);
+}
+
 /* May it open one more now, whatever the source? Waits in line if a limit is in the way. */
 static bool may_open(struct core *core, struct queue *q, bool spare, unsigned *worker)
 {
@@ -602,6 +610,7 @@ static bool may_open(struct core *core, struct queue *q, bool spare, unsigned *w
 	int64_t when = 0;
 
 	if (q->limit.used >= q->limit.max) {
+		make_room(core, q);
 		grant_unwait(core, q);
 		return false;
 	}

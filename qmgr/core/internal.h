@@ -38,6 +38,7 @@ enum {
 	CORE_RESOLVES = 1000,	/* questions out at the resolver at once */
 	CORE_ROOM_SLICE = 10,	/* transactions of a connection while another queue waits for one */
 	CORE_LOOK = 64,		/* jobs looked at for one decision */
+	CORE_LOOK_FAR = 1024,	/* at a provider, for a connection that cannot take the next job */
 	CORE_SLICE = 2000,	/* jobs handled by one core_tick(): about a millisecond */
 	CORE_TEXT_MAX = 300,	/* of a queue's last error */
 	CORE_CHOICES = 1000,	/* idle connections looked at where rates apply */
@@ -653,6 +654,7 @@ struct conn {
 	enum conn_state state;
 	enum tls_policy tls;
 	bool general; /* its host is among the destination's best: serves every domain there */
+	uint64_t barren_id; /* it found nothing that it can serve: not again before that id */
 	bool adopted; /* from before our start: how many transactions it had is not known */
 	bool lost;    /* its process died: CLOSING, and freed by its timer */
 	bool probe;   /* counted in its target's `opening` */

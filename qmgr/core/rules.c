@@ -585,6 +585,12 @@ static void tell(struct core *core, const struct firing *f, const struct buf *di
 	    (struct str){text, (size_t)n < sizeof(text) ? (size_t)n : sizeof(text) - 1});
 }
 
+/* A source that warms up has gone too far. */
+static bool speaks_of_block(enum rule_action_kind kind)
+{
+	return kind == ACTION_DISABLE_SOURCE_IP || kind == ACTION_MODE_BACKOFF;
+}
+
 static void fire(struct core *core, const struct firing *f, unsigned *taken)
 {
 	const struct rule *rule = f->known->rule;
@@ -598,6 +604,9 @@ static void fire(struct core *core, const struct firing *f, unsigned *taken)
 			continue;
 		*taken |= groups[a->kind];
 		act(core, f, a);
+		if (speaks_of_block(a->kind) && f->reply->conn)
+			warmup_blocked(
+			    core, f->reply->conn->queue->dest, f->reply->conn->path->source);
 		if (did.n)
 			buf_cstr(&did, ", ");
 		rule_action_print(&did, a);

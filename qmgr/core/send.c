@@ -52,19 +52,25 @@ static job_ref look_in(struct core *core, const struct queue *q, const struct li
 }
 
 /* For a connection that cannot serve what is next: the first job that it can, not far behind. */
-static job_ref look_for(struct core *core, const struct queue *q, const struct conn *c)
+static job_ref look_for(struct core *core, const struct queue *q, struct conn *c)
 {
-	unsigned looks = CORE_LOOK;
+	unsigned looks = q->dest->rollup ? CORE_LOOK_FAR : CORE_LOOK;
 
+	if (core->next_id < c->barren_id)
+		return 0;
 	for (struct link *s = q->active.next; s != &q->active; s = s->next) {
 		struct share *share = OWNER(s, struct share, in_active);
 		job_ref found = look_in(core, q, &share->urgent, c, &looks);
 
 		if (!found)
 			found = look_in(core, q, &share->active, c, &looks);
-		if (found || looks == 0)
+		if (found)
 			return found;
+		if (looks == 0)
+			break;
 	}
+	if (q->dest->rollup)
+		c->barren_id = core->next_id + CORE_LOOK; /* not again for so many transactions */
 	return 0;
 }
 
@@ -142,7 +148,7 @@ struct held {
 };
 
 /* The job that it can take: the next one, or one of its own domain; 0: none. */
-static job_ref suits(struct core *core, const struct conn *c, job_ref ref)
+static job_ref suits(struct core *core, struct conn *c, job_ref ref)
 {
 	if (place_serves(core, c, core->domain_at[core_at(core, ref)->domain]))
 		return ref;
