@@ -560,28 +560,26 @@ static int check(const struct core *core, const struct hold_request *r)
 }
 
 /* A queue under its own name, however its destination was written. */
-static struct str own_name(const struct core *core, enum core_scope scope, struct str name)
+static struct str own_name(
+    const struct core *core, enum core_scope scope, struct str name, char out[QUEUE_NAME_MAX])
 {
-	const struct queue *q;
-
 	if (scope != CORE_QUEUE || is_wide(scope, name))
 		return name;
-	q = queue_meant(core, name);
-	return q ? str_of(q->name) : name;
+	return queue_meant(core, name, out);
 }
 
 static int hold(struct core *core, const struct hold_request *request, bool suspension)
 {
 	struct hold_request r = *request;
 	int rc = check(core, &r);
-	char text[KEY_MAX];
+	char text[KEY_MAX], own[QUEUE_NAME_MAX];
 	struct hold *h;
 	struct str key;
 	bool renewed;
 
 	if (rc)
 		return rc;
-	r.name = own_name(core, r.scope, r.name);
+	r.name = own_name(core, r.scope, r.name, own);
 	key = make_key(text, suspension, r.scope, r.name, r.at);
 	h = find(core, key);
 	renewed = h != NULL;
@@ -620,12 +618,13 @@ size_t core_resume(struct core *core, enum core_scope scope, struct str name, st
     struct str who, int64_t now_ms)
 {
 	size_t n = 0;
+	char buf[QUEUE_NAME_MAX];
 	struct str own;
 
 	core_clock(core, now_ms);
 	if (scope == CORE_SOURCE || name.n == 0)
 		return 0;
-	own = own_name(core, scope, name);
+	own = own_name(core, scope, name, buf);
 	for (int i = 0; i < 4; i++) { /* a pause and a suspension, by both its names */
 		char text[KEY_MAX];
 		struct hold *h = find(core, make_key(text, i & 1, scope, i & 2 ? name : own, at));

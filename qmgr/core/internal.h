@@ -1044,8 +1044,9 @@ struct name *name_find(const struct core *core, struct str text); /* no referenc
 
 /* ---- select.c ---- */
 bool core_is_pattern(struct str s);
-/* DESTINATION/VMTA, or a domain in the place of its destination; or NULL. */
-struct queue *queue_meant(const struct core *core, struct str name);
+enum { QUEUE_NAME_MAX = 1024 }; /* of DESTINATION/VMTA, both being names of DNS or configuration */
+/* Of DESTINATION/VMTA, or a domain in the place of its destination: with the destination. */
+struct str queue_meant(const struct core *core, struct str name, char out[QUEUE_NAME_MAX]);
 bool queue_matches(const struct core *core, const struct queue *q, struct str pattern);
 
 /* ---- lane.c: out of the turn ---- */

@@ -63,20 +63,17 @@ static struct str destination_of(const struct core *core, struct str domain)
 	return core_destination(core, (struct str){low, domain.n});
 }
 
-/* DESTINATION/VMTA, a domain in the place of its destination. */
-struct queue *queue_meant(const struct core *core, struct str name)
+struct str queue_meant(const struct core *core, struct str name, char out[QUEUE_NAME_MAX])
 {
-	struct queue *q = queue_find(core, name);
 	struct str vmta = name, domain = cut(&vmta);
 	struct str dest = destination_of(core, domain);
-	char text[1024];
 
-	if (q || !dest.n || !vmta.n || dest.n + vmta.n + 1 > sizeof(text))
-		return q;
-	memcpy(text, dest.p, dest.n);
-	text[dest.n] = '/';
-	memcpy(text + dest.n + 1, vmta.p, vmta.n);
-	return queue_find(core, (struct str){text, dest.n + 1 + vmta.n});
+	if (!dest.n || !vmta.n || dest.n + vmta.n + 1 > QUEUE_NAME_MAX)
+		return name;
+	memcpy(out, dest.p, dest.n);
+	out[dest.n] = '/';
+	memcpy(out + dest.n + 1, vmta.p, vmta.n);
+	return (struct str){out, dest.n + 1 + vmta.n};
 }
 
 /* By its name, its destination, or a domain whose mail goes there. */
@@ -144,10 +141,13 @@ static void choose_ring(struct select *s)
 static struct select plan(const struct core *core, const struct core_filter *f)
 {
 	struct select s = {.core = core, .vmta = f->vmta, .domain = f->domain};
+	char name[QUEUE_NAME_MAX];
 
 	split_lane(&s, f);
 	if (s.queue.n && !core_is_pattern(s.queue) && memchr(s.queue.p, '/', s.queue.n)) {
-		s.q = queue_meant(core, s.queue);
+		s.q = queue_find(core, queue_meant(core, s.queue, name));
+		if (!s.q) /* what is left in a domain's own queue, its route being known */
+			s.q = queue_find(core, s.queue);
 		s.none = !s.q;
 	}
 	choose_ring(&s);
