@@ -245,19 +245,10 @@ static enum tls_policy tls_for(
 
 /* What a choice has met on its way. */
 struct obstacle {
-	struct limiter *limit; /* the one that frees first */
-	int64_t when;
+	struct alternatives any;
 	int64_t blocked_ms; /* a source that could not be bound may be tried again; NEVER: none */
 	bool spare;	    /* only what can be used at once */
 };
-
-static void held_by(struct obstacle *o, struct limiter *l, int64_t when)
-{
-	if (o->limit && when >= o->when)
-		return;
-	o->limit = l;
-	o->when = when;
-}
 
 static bool source_usable(
     struct core *core, struct queue *q, struct name *source, struct obstacle *o)
@@ -280,7 +271,7 @@ static bool source_usable(
 		return true;
 	l = seat_refuses_source(core, q, p, source, o->spare, &when);
 	if (l)
-		held_by(o, l, when);
+		limit_alternative(&o->any, l, when);
 	return !l;
 }
 
@@ -300,7 +291,7 @@ static bool peer_admits(struct core *core, const struct queue *q, const struct n
 		return true;
 	l = seat_refuses_peer(core, q, source, to->host, to->address, &when);
 	if (l)
-		held_by(o, l, when);
+		limit_alternative(&o->any, l, when);
 	return !l;
 }
 
@@ -511,7 +502,7 @@ static void wait_for(struct core *core, struct queue *q, struct domain *d, const
 		until = o->blocked_ms;
 	if (until != NEVER) /* an address that failed, or a source, may be back before */
 		queue_wake_at(core, q, until);
-	limit_wait(core, o->limit, LINE_OPEN, &q->grant);
+	limit_wait_any(core, &o->any, LINE_OPEN, &q->grant);
 }
 
 void grant_unwait(struct core *core, struct queue *q)
@@ -649,7 +640,7 @@ static bool open_for(struct core *core, struct queue *q, job_ref ref, bool spare
 		grant_unwait(core, q);
 		return true;
 	}
-	if (o.limit && !choice.busy) {
+	if (o.any.n && !choice.busy) {
 		wait_for(core, q, d, &o);
 		return false;
 	}

@@ -230,6 +230,9 @@ struct limiter;
 enum waiter_kind { WAITER_GRANT, WAITER_SEND, WAITER_LANE };
 struct waiter { /* in a queue (twice) and in a lane; stands in one line at most */
 	struct limiter *at;
+	struct waiter *more; /* owned: where any of several would do, in the lines of the others */
+	struct waiter *of;   /* of one of these: whose */
+	uint32_t more_count;
 	uint64_t key, ticket; /* ticket: kept while it goes from line to line; 0: none */
 	uint32_t place;
 	uint8_t kind, line;
@@ -250,6 +253,12 @@ enum budget_scope {
 	SCOPE_PATH,
 	SCOPE_WARMUP,
 	SCOPE_COUNT
+};
+enum { ALTERNATIVES = 16 };
+struct alternatives { /* limits of which any one that frees may be enough, the first to free first */
+	struct limiter *limit[ALTERNATIVES];
+	int64_t when[ALTERNATIVES];
+	uint32_t n;
 };
 struct limit { /* a queue's connections; nobody else waits for these */
 	uint32_t used, max;
@@ -1180,6 +1189,9 @@ int64_t limiter_frees_ms(const struct core *core, const struct limiter *l, enum 
 /* Says where w stands among others: before it is checked or waits. */
 void limit_rank(struct waiter *w, bool starved, uint32_t priority);
 void limit_wait(struct core *core, struct limiter *l, enum limit_line line, struct waiter *w);
+void limit_wait_any(
+    struct core *core, const struct alternatives *any, enum limit_line line, struct waiter *w);
+void limit_alternative(struct alternatives *any, struct limiter *l, int64_t when);
 /* Out of its line; done: it got what it waited for, and stands at the end the next time. */
 void limit_leave(struct core *core, struct waiter *w, bool done);
 void limit_used(struct core *core, struct budget *b); /* counts of connections have changed */

@@ -8,6 +8,7 @@
  * wanted, or not needing it any more, it leaves and the next is woken, as long as there is room.
  * Invariant: where a line is not empty and its limiter has room, the first one's queue is on the
  * list of those to look at; where there is none and time brings it, the limiter's timer is set.
+ * Where any one of several may be enough (sources, addresses), it stands in the line of each.
  * Nobody overtakes a line: limit_check() refuses whoever stands behind its first. A line is a heap
  * by rank (queues without any connection, then priority) and ticket; the ticket is kept from line
  * to line, so that the oldest gets there first wherever it has to wait next.
@@ -159,8 +160,7 @@ struct limiter *limit_check(const struct core *core, const struct budget *b, enu
 		if (!l || !matters((enum limit_kind)kind, line))
 			continue;
 		ln = &l->line[line];
-		if (has_room(core, l, line) &&
-		    (ln->n == 0 || ln->heap[0] == w || w->key < ln->heap[0]->key))
+		if (has_room(core, l, line) && (ln->n == 0 || w->key <= ln->heap[0]->key))
 			continue;
 		at = limiter_frees_ms(core, l, line);
 		if (worst && at <= *worst_ms)
@@ -172,6 +172,14 @@ struct limiter *limit_check(const struct core *core, const struct budget *b, enu
 }
 
 /* ---- waking ---- */
+
+static struct queue *queue_of(struct waiter *w)
+{
+	if (w->of)
+		w = w->of;
+	return w->kind == WAITER_GRANT ? OWNER(w, struct queue, grant)
+				       : OWNER(w, struct queue, send);
+}
 
 /* Lanes leave the line when they are called; true: they, and perhaps more, were. */
 static bool call_lanes(struct core *core, struct limiter *l, struct line *ln)
@@ -202,9 +210,7 @@ static int64_t wake_line(struct core *core, struct limiter *l, enum limit_line l
 	if (call_lanes(core, l, ln))
 		return core->now + CORE_CALL;
 	if (ln->n)
-		queue_dirty(core, ln->heap[0]->kind == WAITER_GRANT
-				      ? OWNER(ln->heap[0], struct queue, grant)
-				      : OWNER(ln->heap[0], struct queue, send));
+		queue_dirty(core, queue_of(ln->heap[0]));
 	return NEVER;
 }
 
@@ -242,6 +248,18 @@ void limit_used(struct core *core, struct budget *b)
 
 /* ---- waiting ---- */
 
+static void leave_more(struct core *core, struct waiter *w)
+{
+	struct waiter *more = w->more;
+	uint32_t n = w->more_count;
+
+	w->more = NULL;
+	w->more_count = 0;
+	for (uint32_t i = 0; i < n; i++)
+		limit_leave(core, &more[i], true);
+	free(more);
+}
+
 void limit_leave(struct core *core, struct waiter *w, bool done)
 {
 	struct limiter *l = w->at;
@@ -249,6 +267,8 @@ void limit_leave(struct core *core, struct waiter *w, bool done)
 
 	if (done)
 		w->ticket = 0;
+	if (w->more)
+		leave_more(core, w);
 	if (!l)
 		return;
 	line_remove(line_of(w), w);
@@ -260,6 +280,8 @@ void limit_leave(struct core *core, struct waiter *w, bool done)
 
 void limit_wait(struct core *core, struct limiter *l, enum limit_line line, struct waiter *w)
 {
+	if (w->more)
+		leave_more(core, w);
 	if (w->at != l || w->line != line) {
 		limit_leave(core, w, false);
 		if (!w->ticket)
@@ -273,6 +295,48 @@ void limit_wait(struct core *core, struct limiter *l, enum limit_line line, stru
 	if (l->kind == LIMIT_CONNS)
 		conn_room(core, l);
 	limiter_wake(core, l);
+}
+
+void limit_alternative(struct alternatives *any, struct limiter *l, int64_t when)
+{
+	for (uint32_t i = 0; i < any->n; i++)
+		if (any->limit[i] == l)
+			return;
+	if (any->n == ALTERNATIVES)
+		return;
+	any->limit[any->n] = l;
+	any->when[any->n++] = when;
+	for (uint32_t i = any->n - 1; i && any->when[i] < any->when[i - 1]; i--) {
+		struct limiter *other = any->limit[i - 1];
+		int64_t later = any->when[i - 1];
+
+		any->limit[i - 1] = any->limit[i];
+		any->when[i - 1] = any->when[i];
+		any->limit[i] = other;
+		any->when[i] = later;
+	}
+}
+
+void limit_wait_any(
+    struct core *core, const struct alternatives *any, enum limit_line line, struct waiter *w)
+{
+	struct waiter *more;
+
+	limit_wait(core, any->limit[0], line, w);
+	if (any->n == 1)
+		return;
+	more = xcalloc(any->n - 1, sizeof(*more));
+	w->more = more;
+	w->more_count = any->n - 1;
+	for (uint32_t i = 1; i < any->n; i++) {
+		struct waiter *also = &more[i - 1];
+
+		also->kind = w->kind;
+		also->of = w;
+		also->key = w->key;
+		also->ticket = w->ticket;
+		limit_wait(core, any->limit[i], line, also);
+	}
 }
 
 /* ---- life ---- */
@@ -307,8 +371,7 @@ static void dissolve(struct core *core, struct line *ln)
 			lane_unpark(core, lane, PARK_LIMIT);
 			queue_dirty(core, lane->share->queue);
 		} else {
-			queue_dirty(core, w->kind == WAITER_GRANT ? OWNER(w, struct queue, grant)
-								  : OWNER(w, struct queue, send));
+			queue_dirty(core, queue_of(w));
 		}
 		b->refs--; /* the caller holds one */
 	}

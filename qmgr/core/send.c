@@ -142,8 +142,7 @@ static void send(
 
 /* What a choice of connections has met. */
 struct held {
-	struct limiter *by; /* of those that hold a connection back, the one that frees first */
-	int64_t when;
+	struct alternatives by; /* what holds connections back */
 	uint64_t tokens;
 };
 
@@ -166,10 +165,8 @@ static bool passes(struct core *core, const struct conn *c, job_ref ref, struct 
 	if (send_refuses_lane(core, core->lane_at[core_at(core, ref)->lane], &held->tokens))
 		return false;
 	l = send_refuses_conn(core, c, &held->tokens, &when);
-	if (l && (!held->by || when < held->when)) {
-		held->by = l;
-		held->when = when;
-	}
+	if (l)
+		limit_alternative(&held->by, l, when);
 	return !l;
 }
 
@@ -223,15 +220,9 @@ static job_ref next_job(struct core *core, struct queue *q, unsigned *budget, ui
 	return 0;
 }
 
-static enum send_found hold(struct core *core, struct queue *q, struct limiter *l)
-{
-	limit_wait(core, l, LINE_SEND, &q->send);
-	return SEND_HELD;
-}
-
 static enum send_found find(struct core *core, struct queue *q, struct core_decision *out)
 {
-	struct held held = {NULL, 0, CORE_TX_RCPTS};
+	struct held held = {.by.n = 0, .tokens = CORE_TX_RCPTS};
 	unsigned budget = CORE_LOOK;
 	struct conn *c;
 	job_ref ref;
@@ -250,12 +241,14 @@ static enum send_found find(struct core *core, struct queue *q, struct core_deci
 
 		limit_rank(&q->send, false, q->v.priority);
 		l = send_refuses_queue(core, q, &held.tokens);
-		if (l)
-			return hold(core, q, l);
+		if (l) {
+			limit_wait(core, l, LINE_SEND, &q->send);
+			return SEND_HELD;
+		}
 	}
 	c = choose(core, &q->idle, false, &ref, &held);
-	if (!c && held.by) {
-		hold(core, q, held.by);
+	if (!c && held.by.n) {
+		limit_wait_any(core, &held.by, LINE_SEND, &q->send);
 		return SEND_SPARE;
 	}
 	if (!c && queue_ready(q) > q->limit.used)

@@ -128,6 +128,7 @@ struct sim {
 	uint64_t decisions, sends, grants, closes, resolves, done, delayed, changed, duplicates;
 	void (*on_decision)(struct sim *sim, const struct core_decision *d); /* a test's own eye */
 	bool quiet; /* no decision is carried out */
+	bool clean; /* the core stops in order: levels of buckets are kept */
 	int64_t flushed_ms;
 	struct sim_kept *kept; /* owned: what a journal would know of states */
 	size_t kept_count;
@@ -1045,12 +1046,16 @@ static SIM_DEAD void sim_restart(struct sim *s)
 {
 	struct core *to = core_new(s->seed + (uint64_t)s->now, s->now);
 
+	if (s->clean)
+		core_save(s->core, s->now);
 	sim_drain(s);
 	core_configure(to, s->conf, s->now);
 	for (unsigned i = 0; i < s->workers; i++)
 		if (s->up[i])
 			core_worker_up(to, i, s->now);
 	sim_restore(s, to);
+	if (!s->clean)
+		core_unclean(to, s->now);
 	sim_export(s, to);
 	sim_report(s, to);
 	core_free(&s->core);
