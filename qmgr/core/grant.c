@@ -247,8 +247,29 @@ static enum tls_policy tls_for(
 struct obstacle {
 	struct alternatives any;
 	int64_t blocked_ms; /* a source that could not be bound may be tried again; NEVER: none */
-	bool spare;	    /* only what can be used at once */
+	bool spare;	    /* not from a source whose connections are idle: they wait */
 };
+
+static bool has_idle(const struct queue *q, const struct name *source)
+{
+	unsigned looks = CORE_CHOICES;
+
+	for (struct link *l = q->idle.next; l != &q->idle && looks; l = l->next, looks--)
+		if (OWNER(l, struct conn, in_ready)->path->source == source)
+			return true;
+	return false;
+}
+
+/* There is a source that it could open one from, though it has idle ones. */
+static bool has_spare(const struct core *core, const struct queue *q)
+{
+	const struct vmta *v = vmta_acting(core, q->vmta);
+
+	for (size_t i = 0; i < v->source_count; i++)
+		if (!has_idle(q, v->sources[i].address))
+			return true;
+	return false;
+}
 
 static bool source_usable(
     struct core *core, struct queue *q, struct name *source, struct obstacle *o)
@@ -258,6 +279,8 @@ static bool source_usable(
 	int64_t when = 0;
 
 	if (source->n && source_disabled(core, q, source))
+		return false;
+	if (o->spare && has_idle(q, source))
 		return false;
 	p = limit_path_of(core, q->dest, source);
 	if (p && p->blocked_ms > core->now) {
@@ -269,7 +292,7 @@ static bool source_usable(
 		warmup_path(core, q->dest, p); /* perhaps another day */
 	if (!p && !core->configured_count)
 		return true;
-	l = seat_refuses_source(core, q, p, source, o->spare, &when);
+	l = seat_refuses_source(core, q, p, source, &when);
 	if (l)
 		limit_alternative(&o->any, l, when);
 	return !l;
@@ -494,10 +517,6 @@ static void wait_for(struct core *core, struct queue *q, struct domain *d, const
 {
 	int64_t until = first_until(q, place_route(core, q, d), core->now);
 
-	if (o->spare) {
-		grant_unwait(core, q);
-		return;
-	}
 	if (o->blocked_ms < until)
 		until = o->blocked_ms;
 	if (until != NEVER) /* an address that failed, or a source, may be back before */
@@ -595,7 +614,7 @@ static void make_room(struct core *core, struct queue *q)
 }
 
 /* May it open one more now, whatever the source? Waits in line if a limit is in the way. */
-static bool may_open(struct core *core, struct queue *q, bool spare, unsigned *worker)
+static bool may_open(struct core *core, struct queue *q, unsigned *worker)
 {
 	struct limiter *l;
 	int64_t when = 0;
@@ -607,16 +626,16 @@ static bool may_open(struct core *core, struct queue *q, bool spare, unsigned *w
 	}
 	limit_rank(&q->grant, q->limit.used == 0, q->v.priority);
 	l = seat_refuses_queue(core, q, &when);
-	if (l && !spare) {
+	if (l) {
 		limit_wait(core, l, LINE_OPEN, &q->grant);
 		return false;
 	}
 	*worker = choose_worker(core);
-	if (*worker == CORE_WORKERS)
-		link_append(&core->unserved, &q->in_unserved);
-	if (l || *worker == CORE_WORKERS)
-		grant_unwait(core, q);
-	return !l && *worker != CORE_WORKERS;
+	if (*worker != CORE_WORKERS)
+		return true;
+	link_append(&core->unserved, &q->in_unserved);
+	grant_unwait(core, q);
+	return false;
 }
 
 /* It has more to send than connections on their way. */
@@ -644,7 +663,7 @@ static bool open_for(struct core *core, struct queue *q, job_ref ref, bool spare
 		wait_for(core, q, d, &o);
 		return false;
 	}
-	if (!choice.busy) /* else the probe's end wakes us */
+	if (!choice.busy && !spare) /* else the probe's end wakes us */
 		nowhere(core, q, ref, mask, &o);
 	grant_unwait(core, q);
 	return false;
@@ -655,8 +674,9 @@ bool grant_next(struct core *core, struct queue *q, bool spare, struct core_deci
 	unsigned budget = CORE_LOOK, worker = 0;
 	job_ref ref;
 
-	if (wants_one(core, q) && (ref = send_vet(core, q, &budget)))
-		return may_open(core, q, spare, &worker) &&
+	if (wants_one(core, q) && (!spare || has_spare(core, q)) &&
+	    (ref = send_vet(core, q, &budget)))
+		return may_open(core, q, &worker) &&
 		       open_for(core, q, ref, spare, worker, out);
 	if (budget == 0)
 		queue_dirty(core, q);

@@ -1212,7 +1212,7 @@ bool seat_starves(const struct conn *c);
 /* What holds a connection back, whatever its source; then, from that source to there. */
 struct limiter *seat_refuses_queue(const struct core *core, const struct queue *q, int64_t *when);
 struct limiter *seat_refuses_source(const struct core *core, struct queue *q, struct path *p,
-    const struct name *source, bool now, int64_t *when);
+    const struct name *source, int64_t *when);
 struct limiter *seat_refuses_peer(const struct core *core, const struct queue *q,
     const struct name *source, const struct name *host, const struct route_address *address,
     int64_t *when);
@@ -1269,7 +1269,7 @@ struct tx *tx_find(const struct core *core, uint64_t id);
 struct tx *tx_new(struct core *core, uint64_t id, struct conn *c, uint64_t message);
 void tx_put(struct tx *tx, job_ref ref);
 void tx_free(struct core *core, struct tx *tx);
-/* spare: only if it can be used at once; an idle connection waits already. */
+/* spare: idle connections wait for a token; only from a source that has none of these. */
 bool grant_next(struct core *core, struct queue *q, bool spare, struct core_decision *out);
 bool grant_wanted(const struct queue *q);
 void grant_unwait(struct core *core, struct queue *q);

@@ -468,20 +468,16 @@ struct limiter *seat_refuses_queue(const struct core *core, const struct queue *
 }
 
 struct limiter *seat_refuses_source(const struct core *core, struct queue *q, struct path *p,
-    const struct name *source, bool now, int64_t *when)
+    const struct name *source, int64_t *when)
 {
 	const struct budget *both[3] = {p ? p->own : NULL,
 	    core->configured_count ? budget_find(core, SCOPE_SOURCE, name_str(source)) : NULL,
 	    p && p->warm ? p->warm->budget : NULL};
 	struct limiter *worst = NULL;
 
-	for (int i = 0; i < 3; i++) {
-		if (!both[i])
-			continue;
-		worst = limit_check(core, both[i], LINE_OPEN, &q->grant, worst, when);
-		if (now)
-			worst = limit_check(core, both[i], LINE_SEND, &q->send, worst, when);
-	}
+	for (int i = 0; i < 3; i++)
+		if (both[i])
+			worst = limit_check(core, both[i], LINE_OPEN, &q->grant, worst, when);
 	return worst;
 }
 

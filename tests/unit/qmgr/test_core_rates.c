@@ -491,6 +491,20 @@ static void check_waiters(struct sim *s)
 	}
 }
 
+/* After a kill a bucket counts as empty, not as overdrawn: nobody knows the last message's size. */
+static void forget_overdrafts(const struct sim *s)
+{
+	for (size_t i = 0; i < count_count; i++)
+		for (size_t k = 0; counts[i].what == COUNT_BYTES && k < meter_count[i]; k++) {
+			struct meter *m = &meters[i][k];
+
+			m->level += (level_t)(s->now - m->at) * (level_t)counts[i].rate.n;
+			m->at = s->now;
+			if (m->level < 0)
+				m->level = 0;
+		}
+}
+
 /* Some say more, some less; a restart forgets what was not saved, and connections live on. */
 static void all_together(void **state)
 {
@@ -518,6 +532,8 @@ static void all_together(void **state)
 			check_waiters(s);
 			if (sim_chance(s, 5)) {
 				s->clean = sim_chance(s, 50);
+				if (!s->clean)
+					forget_overdrafts(s);
 				sim_restart(s);
 				restarts++;
 			} else if (sim_chance(s, 5)) {
