@@ -181,6 +181,7 @@ void conn_close(struct core *core, struct conn *c, bool hard)
 		return;
 	unlist(core, c);
 	set_state(core, c, CONN_CLOSING);
+	queue_dirty(core, c->queue); /* it may want another one */
 	core_push(core,
 	    &(struct pending){
 		.kind = DECIDE_CLOSE, .worker = c->worker, .conn = c->id, .hard = hard},

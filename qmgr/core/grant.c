@@ -676,8 +676,7 @@ bool grant_next(struct core *core, struct queue *q, bool spare, struct core_deci
 
 	if (wants_one(core, q) && (!spare || has_spare(core, q)) &&
 	    (ref = send_vet(core, q, &budget)))
-		return may_open(core, q, &worker) &&
-		       open_for(core, q, ref, spare, worker, out);
+		return may_open(core, q, &worker) && open_for(core, q, ref, spare, worker, out);
 	if (budget == 0)
 		queue_dirty(core, q);
 	grant_unwait(core, q);
