@@ -220,6 +220,12 @@ static job_ref next_job(struct core *core, struct queue *q, unsigned *budget, ui
 	return 0;
 }
 
+static enum send_found hold(struct core *core, struct queue *q, struct limiter *l)
+{
+	limit_wait(core, l, LINE_SEND, &q->send);
+	return SEND_HELD;
+}
+
 static enum send_found find(struct core *core, struct queue *q, struct core_decision *out)
 {
 	struct held held = {.by.n = 0, .tokens = CORE_TX_RCPTS};
@@ -241,10 +247,8 @@ static enum send_found find(struct core *core, struct queue *q, struct core_deci
 
 		limit_rank(&q->send, false, q->v.priority);
 		l = send_refuses_queue(core, q, &held.tokens);
-		if (l) {
-			limit_wait(core, l, LINE_SEND, &q->send);
-			return SEND_HELD;
-		}
+		if (l)
+			return hold(core, q, l);
 	}
 	c = choose(core, &q->idle, false, &ref, &held);
 	if (!c && held.by.n) {
