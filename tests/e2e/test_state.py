@@ -25,7 +25,7 @@ class State(SuiteTest):
         self.source = self.address(9)
 
     def script(self, stage, ask):
-        if stage == "rcpt" and ask.rcpt.endswith("@t.test") and self.deferring:
+        if stage == "rcpt" and ask.rcpt == "a@t.test" and self.deferring:
             return "421 4.7.28 too much from your IP address"
         return None
 
