@@ -37,6 +37,7 @@ struct look { /* one question of an address */
 	struct query_wait wait;
 	enum look_kind kind;
 	uint16_t type;
+	size_t zone;	       /* LOOK_ZONE: its place in the settings */
 	unsigned aliases;      /* followed so far */
 	char first[NAME_TEXT]; /* what was asked for: the PTR's name, the zone */
 	char name[NAME_TEXT];  /* asked for now */
@@ -58,8 +59,10 @@ struct check_list {
 	struct address_check *first, *last;
 	size_t count;
 };
+enum zone_state { ZONE_ANSWERS, ZONE_SILENT, ZONE_REFUSES };
 struct names {
 	struct queries *queries;
+	enum zone_state zones[ZONES_MAX]; /* as last told in the log */
 	const struct settings *settings;
 	struct check_list waiting, working;
 };
@@ -130,19 +133,38 @@ enum names_listing names_listing(const struct route_address *a)
 	return b[1] == 0 && b[2] == 0 && b[3] <= 1 ? LISTING_NONE : LISTING_YES;
 }
 
+/* Said when it changes, not once for each address and hour. */
+static void zone_becomes(struct address_check *c, const struct look *look, enum zone_state state)
+{
+	enum zone_state *known = &c->all->zones[look->zone];
+	if (*known == state)
+		return;
+	*known = state;
+	if (state == ZONE_SILENT)
+		log_warn(
+		    "blocklist %s does not answer (for %s): whether addresses are listed there is "
+		    "unknown",
+		    look->first, c->text);
+	else if (state == ZONE_REFUSES)
+		log_warn("blocklist %s does not serve this name server (127.255.255.x for %s): "
+			 "whether addresses are listed there is unknown",
+		    look->first, c->text);
+	else
+		log_info("blocklist %s answers again", look->first);
+}
+
 static void judge_zone(struct address_check *c, const struct look *look, const struct answer *a)
 {
 	bool begun = false;
-	if (a->status != ANSWER_OK && a->status != ANSWER_NXDOMAIN && a->status != ANSWER_NODATA)
-		log_info("blocklist %s: no answer for %s", look->first, c->text);
+	bool answers =
+	    a->status == ANSWER_OK || a->status == ANSWER_NXDOMAIN || a->status == ANSWER_NODATA;
+	enum zone_state state = answers ? ZONE_ANSWERS : ZONE_SILENT;
 	for (size_t i = 0; a->address != NULL && i < a->count; i++) {
 		char code[64];
 		enum names_listing listing = names_listing(&a->address[i]);
 		route_address_print(code, &a->address[i]);
 		if (listing == LISTING_REFUSED)
-			log_warn("blocklist %s answers %s for %s: it does not serve this name "
-				 "server, so whether the address is listed is unknown",
-			    look->first, code, c->text);
+			state = ZONE_REFUSES;
 		/* A whole entry or none. */
 		if (listing != LISTING_YES || c->listed.n + NAME_TEXT + 64 > LISTED_BYTES)
 			continue;
@@ -151,6 +173,7 @@ static void judge_zone(struct address_check *c, const struct look *look, const s
 		begun = true;
 		buf_printf(&c->listed, " %s", code);
 	}
+	zone_becomes(c, look, state);
 }
 
 /* --- one address --------------------------------------------------------------------------------
@@ -170,12 +193,12 @@ static void finish(struct address_check *c)
 static void ask(struct address_check *c, struct look *look);
 
 static void want(struct address_check *c, enum look_kind kind, const char *first, const char *name,
-    uint16_t type)
+    uint16_t type, size_t zone)
 {
 	if (c->look_count == LOOKS_MAX)
 		return;
 	struct look *look = &c->looks[c->look_count];
-	*look = (struct look){.kind = kind, .type = type};
+	*look = (struct look){.kind = kind, .type = type, .zone = zone};
 	str_copy(look->first, sizeof(look->first), str_of(first));
 	if (name_from_text(look->name, str_of(name)) != 0)
 		return; /* too long for the DNS, or no name */
@@ -194,7 +217,7 @@ static void take_names(struct address_check *c, const struct answer *a)
 	if (n > 0)
 		memcpy(c->name, names[0], NAME_TEXT);
 	for (size_t i = 0; i < n; i++)
-		want(c, LOOK_BACK, names[i], names[i], c->address.family == 4 ? RR_A : RR_AAAA);
+		want(c, LOOK_BACK, names[i], names[i], c->address.family == 4 ? RR_A : RR_AAAA, 0);
 }
 
 static void answered(struct address_check *c, struct look *look, const struct answer *a)
@@ -264,12 +287,12 @@ static void start(struct address_check *c)
 	c->looks = xcalloc(LOOKS_MAX, sizeof(*c->looks));
 	c->open = 1; /* held: answers may come from the cache */
 	names_reverse(name, &c->address, c->address.family == 4 ? "in-addr.arpa" : "ip6.arpa");
-	want(c, LOOK_PTR, name, name, RR_PTR);
+	want(c, LOOK_PTR, name, name, RR_PTR, 0);
 	if (c->ehlo[0] != 0)
-		want(c, LOOK_EHLO, c->ehlo, c->ehlo, type);
+		want(c, LOOK_EHLO, c->ehlo, c->ehlo, type, 0);
 	for (size_t i = 0; s != NULL && i < s->zone_count; i++) {
 		names_reverse(name, &c->address, s->zones[i]);
-		want(c, LOOK_ZONE, s->zones[i], name, RR_A);
+		want(c, LOOK_ZONE, s->zones[i], name, RR_A, i);
 	}
 	if (--c->open == 0)
 		finish(c);
@@ -349,4 +372,5 @@ void names_free(struct names **names)
 void names_use(struct names *n, const struct settings *settings)
 {
 	n->settings = settings;
+	memset(n->zones, 0, sizeof(n->zones));
 }
