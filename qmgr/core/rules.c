@@ -15,9 +15,10 @@
  * returns them, defer-* keeps them, skip-mx sends them on at once where there is another MX host.
  * What was delivered stays delivered.
  *
- * Mode, settings, deferral and bounce of a queue are done on every queue of the rule's scope: a
- * provider's are those of the destination, a virtual MTA's are found by a look at all queues, once
- * in RULE_WIDE_PAUSE. Holds are hold.c's.
+ * Mode, settings, deferral and bounce of a queue are done on every queue of the rule's scope. Those
+ * of a provider or virtual MTA are found by a look at all queues (a millisecond for a hundred
+ * thousand), once in RULE_WIDE_PAUSE; one that is made later is reached by the next firing. Holds
+ * are hold.c's.
  */
 #include "qmgr/core/rules.h"
 #include "common/addr.h"
@@ -222,7 +223,8 @@ static struct str object_of(const struct rule_reply *r, const struct rule *rule,
 		n = snprintf(
 		    to, RULE_OBJECT_MAX, "virtual-mta %.*s", STR_ARG(name_str(q->vmta->name)));
 	else if (rule->scope == RULE_PROVIDER)
-		n = snprintf(to, RULE_OBJECT_MAX, "provider %.*s", STR_ARG(dest));
+		n = snprintf(to, RULE_OBJECT_MAX, "provider %.*s",
+		    STR_ARG(q->provider ? name_str(q->provider) : dest));
 	else if (rule->scope == RULE_CAMPAIGN)
 		n = snprintf(to, RULE_OBJECT_MAX, "campaign %.*s/%.*s at %.*s", STR_ARG(tenant),
 		    STR_ARG(r->lane ? name_str(r->lane->campaign) : STR("")), STR_ARG(dest));
@@ -368,24 +370,28 @@ static void act_on_queue(
 	}
 }
 
+static bool covers(enum rule_scope scope, const struct queue *q, const struct queue *other)
+{
+	if (scope == RULE_VMTA)
+		return other->vmta == q->vmta;
+	return other->dest == q->dest || (q->provider && other->provider == q->provider);
+}
+
 static void act_on_scope(struct core *core, const struct firing *f, const struct rule_action *a)
 {
 	struct queue *q = f->reply->queue;
 	enum rule_scope scope = f->known->rule->scope;
 
-	if (scope == RULE_PROVIDER) {
-		for (struct link *l = q->dest->queues.next; l != &q->dest->queues; l = l->next)
-			act_on_queue(core, f, a, OWNER(l, struct queue, in_dest));
-		return;
-	}
 	act_on_queue(core, f, a, q);
-	if (scope != RULE_VMTA ||
+	if ((scope != RULE_VMTA && scope != RULE_PROVIDER) ||
 	    (f->window->wide_ms && core->now - f->window->wide_ms < RULE_WIDE_PAUSE))
 		return;
-	for (uint32_t i = 1; i <= core->queue_count; i++)
-		if (core->queue_at[i] && core->queue_at[i] != q &&
-		    core->queue_at[i]->vmta == q->vmta)
-			act_on_queue(core, f, a, core->queue_at[i]);
+	for (uint32_t i = 1; i <= core->queue_count; i++) {
+		struct queue *other = core->queue_at[i];
+
+		if (other && other != q && covers(scope, q, other))
+			act_on_queue(core, f, a, other);
+	}
 }
 
 /* Those that the pattern named, if they are the virtual MTA's; else the connection's. */
@@ -624,7 +630,8 @@ static bool needs_window(const struct rule *rule)
 	for (size_t i = 0; i < rule->action_count; i++)
 		if (rule->actions[i].kind == ACTION_ALERT)
 			return true;
-	return rule->scope == RULE_VMTA || rule->trigger.kind != TRIGGER_IMMEDIATE;
+	return rule->scope == RULE_VMTA || rule->scope == RULE_PROVIDER ||
+	       rule->trigger.kind != TRIGGER_IMMEDIATE;
 }
 
 static void on_hit(

@@ -15,7 +15,7 @@ enum {
 };
 /* An alert of one rule about one thing is not sent again for so long: a storm is one mail. */
 #define RULE_ALERT_PAUSE (10 * MINUTE)
-/* An action on all queues of a virtual MTA looks at all queues: at most once in that time. */
+/* An action on all queues of a provider or virtual MTA looks at all: at most once in that time. */
 #define RULE_WIDE_PAUSE SECOND
 
 struct known { /* a rule */
