@@ -86,6 +86,8 @@ void say_pause(FILE *out, const json_t *row, int64_t now_ms)
 	if (cell_time(json_object_get(row, "until")) == 0)
 		fputs(", without end", out);
 	put_until(out, row, now_ms);
+	if (json_is_false(json_object_get(row, "known")))
+		fputs("; nothing has that name yet", out);
 	fputs("\n", out);
 }
 

@@ -44,6 +44,8 @@ enum shape show_shape(const char *service, const char *verb)
 	    {"delete", SHAPE_OBJECT},
 	    {"bounce", SHAPE_OBJECT},
 	    {"why", SHAPE_OBJECT},
+	    {"pause", SHAPE_OBJECT},
+	    {"resume", SHAPE_OBJECT},
 	    {"explain", SHAPE_OBJECT},
 	    {"reload", SHAPE_LINES},
 	    {"stop", SHAPE_OBJECT},

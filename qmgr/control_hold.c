@@ -160,8 +160,8 @@ static bool read_held(struct held *h, const struct qmgr *q, struct control_reply
 		destination(q, h->name, name);
 	else
 		str_copy(h->name, sizeof(h->name), name);
-	if (at.n > 0)
-		destination(q, h->at, at);
+	/* The core follows a domain to its destination, wherever that is later. */
+	str_copy(h->at, sizeof(h->at), at);
 	control_who(reply, h->who);
 	return true;
 }
@@ -170,6 +170,34 @@ static json_t *held_row(const struct held *h)
 {
 	return json_pack("{s:s, s:o, s:o}", "scope", control_scope_name(h->scope), "name",
 	    say_text(str_of(h->name)), "at", say_text_or_null(str_of(h->at)));
+}
+
+/* What a slip of the pen would make up is accepted, since its mail may come yet, but told. */
+static bool is_known(const struct qmgr *q, const struct held *h)
+{
+	struct core_cursor cursor = {0};
+	struct queue_view v;
+	struct core_why why;
+	struct core_limit_view limits[1];
+	size_t n = 1;
+	if (h->scope == CORE_QUEUE)
+		return core_queues(q->core, str_of(h->name), &cursor, &v, 1) > 0;
+	if (h->scope == CORE_TENANT)
+		return conf_find(q->conf->root, CONF_TENANT, CO_TENANT_name, h->name) != NULL ||
+		       core_why_queue(q->core, str_of(h->name), &why, limits, &n) == 0;
+	return true; /* virtual MTAs and providers are checked by the core */
+}
+
+static void refused(struct control_reply *reply, const struct held *h, int error)
+{
+	if (error == -ENOENT)
+		control_end(
+		    reply, EX_UNAVAILABLE, "no %s %s", control_scope_name(h->scope), h->name);
+	else if (error == -ENOSPC)
+		control_end(reply, EX_TEMPFAIL, "too many pauses and suspensions; see suspensions");
+	else
+		control_end(
+		    reply, EX_USAGE, "cannot pause %s %s", control_scope_name(h->scope), h->name);
 }
 
 void verb_pause(void *ctx, struct control_reply *reply, const json_t *args, const json_t *options)
@@ -185,12 +213,12 @@ void verb_pause(void *ctx, struct control_reply *reply, const json_t *args, cons
 	    q->core, h.scope, str_of(h.name), str_of(h.at), until_ms, str_of(h.who), q->now_ms);
 	decisions_drain(q, NULL);
 	if (r != 0) {
-		control_end(reply, r == -ENOENT ? EX_UNAVAILABLE : EX_USAGE, "%s %s %s",
-		    r == -ENOENT ? "no" : "cannot pause", control_scope_name(h.scope), h.name);
+		refused(reply, &h, r);
 		return;
 	}
 	json_t *row = held_row(&h);
 	json_object_set_new(row, "until", say_steady(q, until_ms));
+	json_object_set_new(row, "known", json_boolean(is_known(q, &h)));
 	control_row(reply, row);
 	control_end(reply, EX_OK, "%s", "");
 }

@@ -42,8 +42,8 @@ static void set_notes(struct qmgr *q, json_t *row, struct str queue)
 }
 
 /* Does it hold this queue, or a part of it? */
-static bool concerns(
-    const struct hold_view *h, struct str queue, struct str destination, struct str vmta)
+static bool concerns(const struct qmgr *q, const struct hold_view *h, struct str queue,
+    struct str destination, struct str vmta)
 {
 	switch (h->scope) {
 	case CORE_QUEUE:
@@ -55,7 +55,8 @@ static bool concerns(
 	case CORE_SOURCE:
 		return h->at.n == 0 || core_glob(h->at, queue);
 	default: /* a tenant's or campaign's: where it names this destination */
-		return str_eq_nocase(h->at, destination);
+		return str_eq_nocase(h->at, destination) ||
+		       (h->at.n > 0 && str_eq(core_destination(q->core, h->at), destination));
 	}
 }
 
@@ -68,7 +69,7 @@ static void set_holds(
 	for (size_t seen = 0, n; seen < HOLDS_LOOK; seen += n) {
 		n = core_holds(q->core, &cursor, views, COUNT_OF(views));
 		for (size_t i = 0; i < n; i++)
-			if (concerns(&views[i], queue, destination, vmta))
+			if (concerns(q, &views[i], queue, destination, vmta))
 				json_array_append_new(
 				    views[i].scope == CORE_SOURCE ? sources : holds,
 				    control_hold_row(q, &views[i]));

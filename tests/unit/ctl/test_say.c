@@ -163,6 +163,9 @@ static void test_changes(void **state)
 	    "tenant acme at google is paused, until 02:02:03 (in 1h)\n");
 	must_say(say_pause, "{\"scope\":\"vmta\",\"name\":\"m\",\"at\":null,\"until\":null}",
 	    "vmta m is paused, without end\n");
+	must_say(say_pause,
+	    "{\"scope\":\"queue\",\"name\":\"m\",\"at\":null,\"until\":null,\"known\":false}",
+	    "queue m is paused, without end; nothing has that name yet\n");
 	must_say(say_resume, "{\"scope\":\"vmta\",\"name\":\"m\",\"at\":null,\"ended\":2}",
 	    "vmta m goes on; 2 holds ended\n");
 	must_say(say_mode, "{\"queue\":\"a/b\",\"done\":true,\"mode\":\"backoff\"}",
