@@ -6,16 +6,20 @@
  *
  * A selection is a stream: the caller keeps a cursor, and between two calls jobs come and go, are
  * ended by the caller, change their lists; lanes and batches are freed. The cursor is a place: the
- * lane, the list in it, and the last job given out, with a sum by which it is recognized. If that
- * one is where it was, the stream goes on behind it. If not, it goes on at the head of the list
- * (from there everything goes away), or with what was made after it. So what stands still is given
- * out once, whatever happens around it; waiting jobs go before ready ones, as the mail does, so
- * that what becomes due meanwhile is met, at worst twice.
+ * lane, the list in it, and the job that comes next, with a sum by which it is recognized. If that
+ * one is where it was, the stream goes on with it. If not, the list is begun again: what leaves a
+ * list of its own accord leaves from its head, so what had been given out before is gone as well.
+ * So what stands still is given out once, whatever happens around it (twice, if another command
+ * takes away the one that comes next); waiting jobs go before ready ones, as the mail does, so that
+ * what becomes due meanwhile is met, at worst twice.
  */
 #include "qmgr/core/internal.h"
 #include <string.h>
 
-enum { DOMAIN_BYTES = 255 }; /* of a domain's name: longer ones are none */
+enum {
+	SELECT_STEPS = 4096, /* that is_in() takes: more are not worth what they spare */
+	DOMAIN_BYTES = 255,
+}; /* of a domain's name: longer ones are none */
 
 /* What a filter means, looked up once a call. */
 struct select {
@@ -177,7 +181,7 @@ struct spot {
 	uint32_t lane;	/* its seq in the ring; without one, its index */
 	uint32_t which; /* the batch's seq; or the list */
 	bool listed;	/* in one of the lane's own lists */
-	job_ref ref;	/* given out last; 0: the head comes next */
+	job_ref ref;	/* comes next; 0: the head does */
 	uint32_t sum;	/* of what it was */
 };
 #define SPOT_LISTED UINT64_C(0x80000000)
@@ -256,7 +260,17 @@ static struct batch *batch_from(const struct lane *lane, uint32_t seq)
 	return NULL;
 }
 
-/* What was given out last is still there, in that list: the stream goes on behind it. */
+/* The job stands in that batch, as a walk to the end of its list shows; not known: no. */
+static bool is_in(const struct core *core, const struct batch *b, job_ref ref)
+{
+	unsigned steps = SELECT_STEPS;
+
+	while (!(ref & LIST_END) && steps--)
+		ref = core_at(core, ref)->next;
+	return ref == (LIST_END | LIST_BATCH | b->number);
+}
+
+/* What comes next is still there, in that list. */
 static bool still_there(const struct core *core, const struct lane *lane, const struct spot *p)
 {
 	const struct job *j = p->ref ? job_valid(core, p->ref) : NULL;
@@ -267,7 +281,8 @@ static bool still_there(const struct core *core, const struct lane *lane, const 
 	if (p->listed)
 		return true;
 	b = batch_from(lane, p->which);
-	return b && b->seq == p->which && !due_falls(&core->due, lane, b);
+	return b && b->seq == p->which &&
+	       (!due_falls(&core->due, lane, b) || is_in(core, b, p->ref));
 }
 
 /* The head of the list at that place, or of the next one that has jobs; 0: the lane is done. */
@@ -289,23 +304,19 @@ static job_ref next_head(const struct lane *lane, struct spot *p)
 	return 0;
 }
 
-/* The next job of the lane, or 0; the place is then where it stands. */
-static job_ref step(const struct core *core, const struct lane *lane, struct spot *p, bool sure)
+static void set_next(const struct core *core, struct spot *p, job_ref ref)
 {
-	job_ref ref;
-
-	if (sure || still_there(core, lane, p)) {
-		ref = core_at(core, p->ref)->next;
-		if (!(ref & LIST_END))
-			goto out;
-		p->which++; /* the list is through */
-	}
-	ref = next_head(lane, p);
-out:
 	p->ref = ref;
-	if (ref)
-		p->sum = sum_of(core_at(core, ref));
-	return ref;
+	p->sum = ref ? sum_of(core_at(core, ref)) : 0;
+}
+
+static void step(const struct core *core, struct spot *p)
+{
+	uint32_t next = core_at(core, p->ref)->next;
+
+	if (next & LIST_END)
+		p->which++; /* the list is through */
+	set_next(core, p, next & LIST_END ? 0 : next);
 }
 
 static bool job_fits(const struct select *s, const struct job *j)
@@ -315,21 +326,21 @@ static bool job_fits(const struct select *s, const struct job *j)
 		   core_glob(s->domain, name_str(s->core->domain_at[j->domain]->name)));
 }
 
-/* Fills `out` from this lane on behind the place. True: the lane is done. */
+/* Fills `out` from this lane, from the spot on. True: the lane is done. */
 static bool take_lane(const struct select *s, const struct lane *lane, struct spot *p, job_ref *out,
     size_t n, size_t *found, unsigned *budget)
 {
-	bool sure = false;
-
+	if (!still_there(s->core, lane, p))
+		p->ref = 0;
 	while (*found < n && *budget) {
-		job_ref ref = step(s->core, lane, p, sure);
-
-		if (!ref)
+		if (!p->ref)
+			set_next(s->core, p, next_head(lane, p));
+		if (!p->ref)
 			return true;
 		--*budget;
-		sure = true;
-		if (job_fits(s, core_at(s->core, ref)))
-			out[(*found)++] = ref;
+		if (job_fits(s, core_at(s->core, p->ref)))
+			out[(*found)++] = p->ref;
+		step(s->core, p);
 	}
 	return false;
 }
