@@ -232,8 +232,19 @@ static void check_queue_to(struct check *k, const struct conf_node *n)
 	}
 }
 
+/* It would be looked for as the budget of a domain named so, and limit nothing. */
+static void check_budget(struct check *k, const struct conf_node *n)
+{
+	const struct conf_node *budget = conf_next(n, CONF_BUDGET, NULL);
+	if (budget != NULL && strcmp(check_name(n), "*") == 0)
+		check_node(k, budget,
+		    "budget: \"*\" is no destination to share one; give it to a domain, provider, "
+		    "virtual MTA, pool or source, or set total-max-smtp-out");
+}
+
 static void check_queue(struct check *k, const struct conf_node *n)
 {
+	check_budget(k, n);
 	check_addresses(k, n, CO_DOMAIN_backoff_notify);
 	check_addresses(k, n, CO_DOMAIN_disabled_source_ip_notify);
 	check_lists(k, n);

@@ -296,6 +296,20 @@ static void check_at(struct check *k, const struct conf_node *at)
 		    "\"%s\" is not named in domains, so it has no destination of its own", domain);
 }
 
+static void check_at_twice(struct check *k, const struct conf_node *t, const struct conf_node *at)
+{
+	static const enum conf_opt by[] = {CO_TENANT_AT_provider, CO_TENANT_AT_domain};
+	for (size_t i = 0; i < COUNT_OF(by); i++) {
+		const struct conf_node *m = conf_next(t, CONF_TENANT_AT, NULL);
+		const char *name = conf_text(at, by[i]);
+		while (m != at && strcmp(conf_text(m, by[i]), name) != 0)
+			m = conf_next(t, CONF_TENANT_AT, m);
+		if (m != at && name[0] != 0)
+			check_value(k, at, by[i], "\"%s\" stands twice, the first time in line %u",
+			    name, m->line);
+	}
+}
+
 static bool field_name(const char *s)
 {
 	size_t n = strlen(s);
@@ -345,8 +359,10 @@ static void check_tenant(struct check *k, const struct conf_node *t)
 		if (domain_normalise(name, str_of(v->texts[i])) != 0)
 			check_value(k, t, CO_TENANT_sender_domains,
 			    "\"%.60s\" is not a domain name", v->texts[i]);
-	while ((at = conf_next(t, CONF_TENANT_AT, at)) != NULL)
+	while ((at = conf_next(t, CONF_TENANT_AT, at)) != NULL) {
 		check_at(k, at);
+		check_at_twice(k, t, at);
+	}
 }
 
 void check_tenants(struct check *k)

@@ -87,6 +87,11 @@ class Routes(SuiteTest):
             self.assertEqual(("m2", "bulk"), (row["vmta"], row["vmtaPool"]))
             self.assertEqual("127.%d.0.102" % NET, row["dlvSourceIp"])
         self.assertEqual("m1", self.delivered(suite, "d@other.t.test")["vmta"])
+        suite.configure(filled(EXTRA).replace('default-virtual-mta = "m1"', 'default-virtual-mta = "bulk"'))
+        suite.ctl("master", "reload")
+        self.send(suite, "e@other.t.test")
+        row = self.delivered(suite, "e@other.t.test")
+        self.assertEqual(("m2", "bulk"), (row["vmta"], row["vmtaPool"]))
         with self.assertRaises(smtplib.SMTPDataError) as refused:
             self.send(suite, "x@other.t.test", vmta="nobody")
         self.assertEqual(550, refused.exception.smtp_code)

@@ -146,10 +146,18 @@ static const struct {
 	"c:3: ip: \"192.0.2.0/33\" is not an address or a network such as \"192.0.2.0/24\"\n"},
     {"dns-blocklists = [ \"zen.example\", \"a b\" ];\n",
 	"c:2: dns-blocklists: \"a b\" is not a domain name\n"},
+    {"domains = ( { name = \"*\";\n budget = { max-smtp-out = 1; }; } );\n",
+	"c:3: budget: \"*\" is no destination to share one; give it to a domain, provider, virtual "
+	"MTA, "
+	"pool or source, or set total-max-smtp-out\n"},
+    {GOOGLE "tenants = ( { name = \"t\"; at = ( { provider = \"google\"; },\n { provider = "
+	    "\"google\"; } ); } );\n",
+	"c:4: provider: \"google\" stands twice, the first time in line 3\n"},
     /* rules */
     {LIST("reply = \"4(\"; actions = [ \"mode=backoff\" ];"),
 	"c:2: reply: not a regular expression: missing closing parenthesis, at byte 3\n"},
-    {LIST("reply = \"\"; actions = [ ];"), "c:2: reply: an empty pattern matches everything; write . if that is meant\n"},
+    {LIST("reply = \"\"; actions = [ ];"),
+	"c:2: reply: an empty pattern matches everything; write . if that is meant\n"},
     {LIST("reply = \"421\"; actions = [ ];"), ""},
     {LIST("name = \"n\";"),
 	"c:2: reply: this option is required here\nc:2: actions: this option is required here\n"},
