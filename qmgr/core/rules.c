@@ -27,30 +27,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { /* groups of actions of which one reply has one */
-	GROUP_MODE = 1,
-	GROUP_RECIPIENT = 2,
-	GROUP_QUEUE = 4,
-	GROUP_TENANT = 8,
-	GROUP_CAMPAIGN = 16,
-	GROUP_REROUTE = 32,
-};
-static const unsigned groups[ACTION_COUNT] = {
-    [ACTION_MODE_BACKOFF] = GROUP_MODE,
-    [ACTION_MODE_NORMAL] = GROUP_MODE,
-    [ACTION_SKIP_MX] = GROUP_RECIPIENT,
-    [ACTION_BOUNCE_RECIPIENT] = GROUP_RECIPIENT,
-    [ACTION_DEFER_RECIPIENT] = GROUP_RECIPIENT,
-    [ACTION_BOUNCE_QUEUE] = GROUP_QUEUE | GROUP_RECIPIENT,
-    [ACTION_DEFER_QUEUE] = GROUP_QUEUE,
-    [ACTION_SUSPEND_QUEUE] = GROUP_QUEUE,
-    [ACTION_SUSPEND_TENANT] = GROUP_TENANT,
-    [ACTION_BOUNCE_TENANT] = GROUP_TENANT,
-    [ACTION_SUSPEND_CAMPAIGN] = GROUP_CAMPAIGN,
-    [ACTION_BOUNCE_CAMPAIGN] = GROUP_CAMPAIGN,
-    [ACTION_REROUTE] = GROUP_REROUTE,
-};
-
 /* ---- the rules of the configuration ---- */
 
 void rules_init(struct core *core)
@@ -606,9 +582,9 @@ static void fire(struct core *core, const struct firing *f, unsigned *taken)
 	for (size_t i = 0; i < rule->action_count; i++) {
 		const struct rule_action *a = &rule->actions[i];
 
-		if (groups[a->kind] & *taken)
+		if (rule_action_groups(a->kind) & *taken)
 			continue;
-		*taken |= groups[a->kind];
+		*taken |= rule_action_groups(a->kind);
 		act(core, f, a);
 		if (speaks_of_block(a->kind) && f->reply->conn)
 			warmup_blocked(
@@ -642,8 +618,8 @@ static void on_hit(
 	struct firing f = {.reply = r, .hit = hit, .known = k};
 	const struct rule_trigger *t;
 
-	if (!k)
-		return; /* its list was changed since */
+	if (!k || k->rule->action_count == 0)
+		return; /* its list was changed since; it is switched off */
 	t = &k->rule->trigger;
 	k->matches++;
 	f.object = object_of(r, k->rule, hit, object);
