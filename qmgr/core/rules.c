@@ -423,7 +423,7 @@ static void suspend(struct core *core, const struct firing *f, enum rule_action_
 		h.name = name_str(q->vmta->name);
 	} else if (kind == ACTION_SUSPEND_QUEUE && f->known->rule->scope == RULE_PROVIDER) {
 		h.scope = CORE_PROVIDER;
-		h.name = name_str(q->dest->name);
+		h.name = name_str(q->provider ? q->provider : q->dest->name);
 	} else if (kind != ACTION_SUSPEND_QUEUE) {
 		if (!lane || lane->share->tenant->n == 0) {
 			cannot(core, f, "the mail has no tenant: nothing is suspended");
