@@ -46,7 +46,8 @@ struct control_reply {
 	struct loop_fd entry;
 	struct loop_timer timer;
 	enum state state;
-	bool later; /* an answer will come by itself */
+	bool later;	       /* an answer will come by itself */
+	bool marked, released; /* of a control that holds: its end waits for the second */
 	struct buf in;
 	struct buf out;
 	json_t *request; /* owned; args and options are views into it */
@@ -69,6 +70,7 @@ struct control {
 	size_t reply_count;
 	uid_t uids[UIDS_MAX];
 	size_t uid_count;
+	bool holds;
 };
 
 /* --- the answer ------------------------------------------------------------------------------- */
@@ -130,6 +132,34 @@ static void end_with(struct control_reply *r, int status, const char *error)
 	json_decref(end);
 	r->state = ENDED;
 	want_write(r);
+	if (r->control->holds)
+		loop_again(r->control->loop); /* for the turn's end, which marks it */
+}
+
+void control_hold(struct control *c)
+{
+	if (c != NULL)
+		c->holds = true;
+}
+
+void control_mark(struct control *c)
+{
+	for (struct control_reply *r = c ? c->replies : NULL; r != NULL; r = r->next)
+		r->marked |= r->state == ENDED;
+}
+
+void control_release(struct control *c)
+{
+	for (struct control_reply *r = c ? c->replies : NULL; r != NULL; r = r->next)
+		if (r->marked && !r->released) {
+			r->released = true;
+			want_write(r);
+		}
+}
+
+static bool is_held(const struct control_reply *r)
+{
+	return r->control->holds && r->state == ENDED && !r->released;
 }
 
 void control_end(struct control_reply *r, int status, const char *fmt, ...)
@@ -235,6 +265,8 @@ static void pull_rows(struct control_reply *r)
 /* Sends what waits. False: the peer is gone. */
 static bool flush_out(struct control_reply *r)
 {
+	if (is_held(r))
+		return true;
 	while (r->out.n > 0) {
 		ssize_t n = send(r->entry.fd, r->out.p, r->out.n, MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (n < 0 && errno == EINTR)
@@ -259,7 +291,7 @@ static void advance(struct control_reply *r)
 	}
 	if (r->out.n > 0 && !wheel_armed(&r->timer.node))
 		loop_timer_after(r->control->loop, &r->timer, STALL_MS, on_stalled, r);
-	bool wants = r->out.n > 0 || (r->next_rows != NULL && r->state == RUNNING);
+	bool wants = !is_held(r) && (r->out.n > 0 || (r->next_rows != NULL && r->state == RUNNING));
 	loop_mod(&r->entry, wants ? EPOLLOUT : 0); /* EPOLLHUP and EPOLLERR always come */
 }
 

@@ -52,6 +52,12 @@ void control_who(const struct control_reply *r, char who[CONTROL_WHO_BYTES]);
 void control_row(struct control_reply *r, json_t *row); /* takes the reference; NULL is ignored */
 /* The last line; status of sysexits.h. Once. For r that the peer has left, use `gone` or drop(). */
 void control_end(struct control_reply *r, int status, const char *fmt, ...) PRINTF_LIKE(3, 4);
+/* Who keeps a journal: from control_hold() on the last line of an answer leaves only when a
+ * control_release() has followed a control_mark() that came after it, so that nobody is told of a
+ * change that a crash may still undo. NULL is ignored. */
+void control_hold(struct control *c);
+void control_mark(struct control *c);
+void control_release(struct control *c);
 /* For long lists and late answers: next() is called when there is room; it adds rows (returns true
  * for "more to come") or ends. `state` is given to drop() when the reply is over, also when the
  * peer left. */

@@ -149,6 +149,11 @@ struct loop *worker_loop(struct worker *w)
 	return w->loop;
 }
 
+struct control *worker_control(struct worker *w)
+{
+	return w->control;
+}
+
 uint16_t worker_instance(const struct worker *w)
 {
 	return w->instance;

@@ -51,7 +51,8 @@ struct worker_spec {
 /* Runs the loop until master's socket closes. All descriptors given to the callbacks are theirs. */
 int worker_run(struct worker *w, const struct worker_spec *spec, int argc, char **argv);
 struct worker *worker_new(void);
-struct loop *worker_loop(struct worker *w); /* valid in every callback */
+struct loop *worker_loop(struct worker *w);	  /* valid in every callback */
+struct control *worker_control(struct worker *w); /* NULL: none */
 uint16_t worker_instance(const struct worker *w);
 uint32_t worker_generation(const struct worker *w);
 void worker_ready(struct worker *w);

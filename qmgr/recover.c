@@ -75,6 +75,7 @@ static void journal_written(void *ctx)
 {
 	struct qmgr *q = ctx;
 	peers_release(q);
+	control_release(worker_control(q->worker));
 	commit_start(q);
 }
 

@@ -113,6 +113,7 @@ void qmgr_open(struct qmgr *q, int spool_fd)
 	commit_init(q);
 	compact_init(q);
 	loop_on_turn_end(q->loop, qmgr_turn, q);
+	control_hold(worker_control(q->worker)); /* an answer means that it stands on file */
 }
 
 void qmgr_fini(struct qmgr *q)
@@ -253,6 +254,7 @@ static void try_stop(struct qmgr *q)
 
 static void write_journal(struct qmgr *q)
 {
+	struct control *control = worker_control(q->worker);
 	struct core_totals t;
 	core_totals(q->core, &t);
 	bool writing = journal_is_writing(q->journal);
@@ -261,13 +263,17 @@ static void write_journal(struct qmgr *q)
 	switch (journal_turn(q->journal, j_outcome_room(t.in_flight))) {
 	case JOURNAL_STARTED:
 		peers_mark(q);
+		control_mark(control);
 		break;
 	case JOURNAL_IDLE:
 		peers_mark(q);
 		peers_release(q);
+		control_mark(control);
+		control_release(control);
 		commit_start(q);
 		break;
 	case JOURNAL_PARTIAL: /* frames of the intents that stay behind are among what was sent */
+		control_mark(control);
 		break;
 	case JOURNAL_BUSY:
 		if (!writing && !journal_is_writing(q->journal))

@@ -80,6 +80,8 @@ domains = ( { name = "*"; retry-after = "1h"; retry-recipients-after = "1h"; },
         self.send(suite)
         wait_for("backoff", lambda: self.mode(suite) == "backoff")
         wait_for("the alert", lambda: self.sink.seen("message", local=self.address(3)))
+        event = next(e for e in suite.ctl("qmgr", "events") if e["kind"] == "mode")
+        self.assertIn("t.test/m", str(event))
         for how in self.kills(suite):
             wait_for("backoff after a kill of " + how, lambda: self.mode(suite) == "backoff")
         line = suite.wait_log(r"postern/qmgr\[\d+\]: mode t\.test/m: normal -> backoff until \S+: "
@@ -139,6 +141,41 @@ domains = ( { name = "*"; retry-after = "1h"; retry-recipients-after = "1h"; },
             self.assertEqual(1, self.sink.taken())
         suite.ctl("qmgr", "resume", "queue", "t.test/m")
         wait_for("the second mail", lambda: self.sink.taken() == 2)
+
+    def test_change_survives_a_kill_right_after_its_answer(self):
+        """posternctl is answered when the change is on file."""
+        self.deferring = False
+        suite = self.suite(self.configuration(), knot=self.knot(self.zone))
+        self.send(suite)
+        wait_for("the first mail", lambda: self.sink.taken() == 1)
+        for i in range(4):
+            verb = "resume" if i % 2 else "pause"
+            suite.ctl("qmgr", verb, "queue", "t.test/m")
+            self.kill_qmgr(suite)
+            held = [h for h in suite.ctl("qmgr", "suspensions") if "t.test/m" in str(h)]
+            self.assertEqual(i % 2 == 0, bool(held), (i, held))
+
+    def test_reroute_survives(self):
+        """Mail that was moved to another virtual MTA leaves by its source, whatever was killed meanwhile."""
+        self.deferring = False
+        other = self.address(10)
+        conf = self.configuration().replace(
+            'virtual-mtas = (', 'virtual-mtas = ( { name = "n"; sources = ( { address = "%s"; } ); },' % other)
+        suite = self.suite('default-virtual-mta = "m";\n' + conf, knot=self.knot(self.zone))
+        self.send(suite)
+        wait_for("the first mail", lambda: self.sink.taken() == 1)
+        suite.ctl("qmgr", "pause", "vmta", "m")
+        suite.ctl("qmgr", "pause", "vmta", "n")
+        for _ in range(20):
+            self.send(suite)
+        suite.ctl("qmgr", "reroute", "t.test/m", "n")
+        wait_for("moved", lambda: (self.queue(suite, "t.test/n") or {}).get("recipients") == 20)
+        for how in self.kills(suite):
+            self.assertEqual(20, self.queue(suite, "t.test/n")["recipients"], how)
+        suite.ctl("qmgr", "resume", "vmta", "n")
+        wait_for("the mail", lambda: self.sink.taken() == 21)
+        self.assertEqual({other}, {e.client for e in self.sink.seen("message")[1:]})
+        self.assertEqual({"n"}, {r["vmta"] for r in suite.accounting() if r["type"] == "d"} - {"m"})
 
     def test_disabled_source_survives(self):
         self.deferring = False

@@ -399,6 +399,43 @@ static void test_clients_are_bounded(void **state)
 	ask("{\"verb\":\"fail\"}\n", "{\"end\":true,\"status\":69,\"error\":\"no fish here\"}\n");
 }
 
+/* An answer to a change leaves when what it says is on file: not by a release that began before. */
+static void test_answer_waits_for_its_mark(void **state)
+{
+	char c;
+	struct buf b;
+	(void)state;
+	control_hold(it.control);
+	int fd = client();
+	turns(5);
+	control_mark(it.control);
+	say(fd, "{\"verb\":\"fail\"}\n");
+	turns(20);
+	control_release(it.control); /* of a write that does not hold it */
+	turns(20);
+	assert_int_equal(-1, read(fd, &c, 1));
+	assert_int_equal(EAGAIN, errno);
+	control_mark(it.control);
+	turns(20);
+	assert_int_equal(-1, read(fd, &c, 1));
+	control_release(it.control);
+	hear(fd, &b);
+	assert_string_equal(
+	    (const char *)b.p, "{\"end\":true,\"status\":69,\"error\":\"no fish here\"}\n");
+	buf_fini(&b);
+	close(fd);
+	fd = client(); /* one that leaves meanwhile is forgotten */
+	say(fd, "{\"verb\":\"fail\"}\n");
+	turns(20);
+	close(fd);
+	turns(20);
+	control_mark(it.control);
+	control_release(it.control);
+	control_hold(NULL);
+	control_mark(NULL);
+	control_release(NULL);
+}
+
 static void test_free_with_open_replies(void **state)
 {
 	(void)state;
@@ -426,6 +463,7 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(test_rows_are_bounded, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_long_request_is_cut, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_clients_are_bounded, setup, teardown),
+	    cmocka_unit_test_setup_teardown(test_answer_waits_for_its_mark, setup, teardown),
 	    cmocka_unit_test_setup_teardown(test_free_with_open_replies, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
