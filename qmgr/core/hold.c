@@ -212,8 +212,12 @@ void hold_look(struct core *core, struct queue *q)
 		shut(core, q);
 	if (!now.held && was.suspended)
 		mode_recover(core, q);
-	if (was.held && !now.held)
+	if (now.held && !was.held)
+		place_lost(core, q);
+	if (was.held && !now.held) {
 		queue_dirty(core, q);
+		place_found(core, q);
+	}
 }
 
 static void look_again(struct core *core, struct queue *q)

@@ -664,11 +664,11 @@ struct conn {
 	enum tls_policy tls;
 	bool general; /* its host is among the destination's best: serves every domain there */
 	uint64_t barren_id; /* it found nothing that it can serve: not again before that id */
-	bool adopted; /* from before our start: how many transactions it had is not known */
-	bool lost;    /* its process died: CLOSING, and freed by its timer */
-	bool probe;   /* counted in its target's `opening` */
-	bool single;  /* the probe of a source address: one transaction */
-	bool spent;   /* its host is passed over: no further transaction */
+	bool adopted;	    /* from before our start: how many transactions it had is not known */
+	bool lost;	    /* its process died: CLOSING, and freed by its timer */
+	bool probe;	    /* counted in its target's `opening` */
+	bool single;	    /* the probe of a source address: one transaction */
+	bool spent;	    /* its host is passed over: no further transaction */
 	uint32_t sent, answered, rcpt_max, mail_max;
 	uint32_t tx_count;
 	struct tx *tx[CORE_DEPTH];
@@ -1119,6 +1119,9 @@ void place_new(
 void place_move(struct core *core, job_ref ref, const struct place *p);
 /* Takes a job that stands ready or waits to a virtual MTA or pool: VISIT_REROUTE. */
 void place_reroute(struct core *core, job_ref ref, struct str vmta);
+/* Its virtual MTA cannot send here (again): members of its pools take its mail (give theirs). */
+void place_lost(struct core *core, struct queue *q);
+void place_found(struct core *core, struct queue *q);
 void place_changed(struct core *core, struct queue *q); /* its reroute may be another now */
 /* Tells people once of what the configuration cannot mean. */
 void place_error(struct core *core, struct str scope, const struct vmta *vmta, struct str text);

@@ -123,9 +123,9 @@ static struct domain *follow(
 static void complain(struct finder *f, const struct domain *d, const struct vmta *vmta)
 {
 	char text[200];
-	int n =
-	    snprintf(text, sizeof(text), "queue-to leads round in a circle: the mail goes by %.*s",
-		d->name->n < 100 ? d->name->n : 100, d->name->p);
+	int n = snprintf(text, sizeof(text),
+	    "queue-to leads round in a circle or too far: the mail goes by %.*s",
+	    d->name->n < 100 ? d->name->n : 100, d->name->p);
 
 	if (f->make)
 		place_error(f->make, name_str(d->name), vmta,
@@ -399,6 +399,36 @@ int core_reroute(
 			     .who = who,
 			     .text = STR("what is in the queue now is moved")});
 	return 0;
+}
+
+/* Once for all lanes: they mostly have one pool. */
+void place_lost(struct core *core, struct queue *q)
+{
+	const struct name *seen = NULL;
+
+	if (core->pools.count == 0 || pool_can_send(core, q->vmta, q->dest))
+		return;
+	for (struct link *l = q->lanes.next; l != &q->lanes; l = l->next) {
+		const struct lane *lane = OWNER(l, struct lane, in_queue);
+		struct pool *pool;
+
+		if (!lane->pool || lane->pool == seen)
+			continue;
+		seen = lane->pool;
+		pool = pool_find(core, name_str(lane->pool));
+		if (!pool || !pool_redraw(core, pool, q->dest, q->vmta))
+			continue;
+		queue_visit(core, q, VISIT_REPLACE, STR(""));
+		return;
+	}
+}
+
+void place_found(struct core *core, struct queue *q)
+{
+	for (struct link *l = q->dest->queues.next; l != &q->dest->queues && core->pools.count;
+	     l = l->next)
+		if (l != &q->in_dest)
+			place_lost(core, OWNER(l, struct queue, in_dest));
 }
 
 /* All its mail goes there, waiting mail, too, which keeps its time; and people are told once. */

@@ -26,8 +26,8 @@ job_ref send_vet(struct core *core, struct queue *q, unsigned *budget)
 
 		if (outcome_moved(core, ref) || outcome_aged(core, ref))
 			continue;
-		domain_want(
-		    core, place_route(core, q, d)); /* a new route, if this one's time is up */
+		if (!q->v.discard) /* a new route, if this one's time is up */
+			domain_want(core, place_route(core, q, d));
 		return ref;
 	}
 	return 0;

@@ -88,6 +88,7 @@ bool source_wait(struct core *core, struct queue *q)
 	if (!source_all_disabled(core, q))
 		return false;
 	link_append(&core->sourceless, &q->in_sourceless);
+	place_lost(core, q);
 	queue_error(core, q, STR("every source address is disabled"), ERROR_OTHER);
 	if (q->v.backoff_sources && !mode_is_backoff(q))
 		mode_backoff(
