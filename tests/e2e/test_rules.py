@@ -157,6 +157,24 @@ class Rules(SuiteTest):
         suite.wait_log(r"4\.7\.4 TLS is required")
         self.assertEqual(1, len(self.sink.seen("mail", local=self.at["tls"])))
 
+    def test_rules_change_with_a_reload(self):
+        suite = self.start()
+        self.send("full1@full.test")
+        self.assertIn("full:1", self.record("b", "full1@full.test")["rule"])
+        with open(suite.conf) as f:
+            text = f.read()
+        with open(suite.conf, "w") as f:  # the second rule alone is left, which defers
+            f.write(text.replace('{ reply = "4\\\\.2\\\\.2 .*over quota"; actions = [ "bounce-recipient" ]; },', ""))
+        suite.ctl("master", "reload", parse=False)
+        self.send("full2@full.test")
+        self.assertIn("full:1", self.record("t", "full2@full.test")["rule"])
+        self.assertEqual([], [r for r in suite.accounting() if r["type"] == "b" and "full2" in r["rcpt"]])
+        with open(suite.conf, "w") as f:
+            f.write(text.replace("frequency limited", "frequency (limited"))
+        wrong = suite.ctl("master", "reload", check=False, parse=False)
+        self.assertNotEqual(0, wrong.returncode)
+        self.assertIn("regular expression", (wrong.stdout + wrong.stderr).decode())
+
     def test_what_is_told_of_rules(self):
         suite = self.start()
         rows = suite.ctl("bouncer", "match", "full", "452-4.2.2 This is\r\n452 4.2.2 over quota")
