@@ -221,8 +221,7 @@ void outcome_place(struct core *core, job_ref ref, bool front)
 		return;
 	}
 	lane_push(core, ref, front);
-	if (!p.routed)
-		domain_want(core, p.route);
+	domain_want(core, p.route); /* also for a held queue: what comes in keeps the route fresh */
 }
 
 bool outcome_moved(struct core *core, job_ref ref)
