@@ -278,7 +278,8 @@ static void change(
 		q->ceiling = CORE_START_CONNS; /* one more for each accepted transaction */
 	mode_apply(core, q);
 	shorten_hold(core, q);
-	sweep_retime(core, q);
+	if ((from == MODE_BACKOFF) != (to == MODE_BACKOFF))
+		sweep_retime(core, q);
 	queue_rerouted(core, q);
 	tell(core, q, from, to, why, to == MODE_BACKOFF ? until_ms : 0);
 	save(core, q);

@@ -174,9 +174,9 @@ void core_hits(struct core *core, const struct rule_hit *hits, size_t n)
 	r->hit_count = n;
 }
 
-/* What a trigger is counted for, and a firing is about. */
-static struct str object_of(const struct rule_reply *r, const struct rule *rule,
-    const struct rule_hit *hit, char to[RULE_OBJECT_MAX])
+/* Its whole name. */
+static int object_name(const struct rule_reply *r, const struct rule *rule,
+    const struct rule_hit *hit, char to[RULE_OBJECT_FULL])
 {
 	static const char *const kinds[] = {"", "ip", "netblock", "domain"};
 	const struct queue *q = r->queue;
@@ -189,27 +189,44 @@ static struct str object_of(const struct rule_reply *r, const struct rule *rule,
 	if (hit && hit->object_kind != HIT_NOTHING && hit->object_kind < HIT_OBJECT_COUNT &&
 	    rule->trigger.kind != TRIGGER_SHARE)
 		n = snprintf(
-		    to, RULE_OBJECT_MAX, "%s %.*s", kinds[hit->object_kind], STR_ARG(hit->object));
+		    to, RULE_OBJECT_FULL, "%s %.*s", kinds[hit->object_kind], STR_ARG(hit->object));
 	else if (rule->scope == RULE_PATH)
 		n = snprintf(
-		    to, RULE_OBJECT_MAX, "path %.*s from %.*s", STR_ARG(dest), STR_ARG(source));
+		    to, RULE_OBJECT_FULL, "path %.*s from %.*s", STR_ARG(dest), STR_ARG(source));
 	else if (rule->scope == RULE_SOURCE)
-		n = snprintf(to, RULE_OBJECT_MAX, "source %.*s", STR_ARG(source));
+		n = snprintf(to, RULE_OBJECT_FULL, "source %.*s", STR_ARG(source));
 	else if (rule->scope == RULE_VMTA)
 		n = snprintf(
-		    to, RULE_OBJECT_MAX, "virtual-mta %.*s", STR_ARG(name_str(q->vmta->name)));
+		    to, RULE_OBJECT_FULL, "virtual-mta %.*s", STR_ARG(name_str(q->vmta->name)));
 	else if (rule->scope == RULE_PROVIDER)
-		n = snprintf(to, RULE_OBJECT_MAX, "provider %.*s",
+		n = snprintf(to, RULE_OBJECT_FULL, "provider %.*s",
 		    STR_ARG(q->provider ? name_str(q->provider) : dest));
 	else if (rule->scope == RULE_CAMPAIGN)
-		n = snprintf(to, RULE_OBJECT_MAX, "campaign %.*s/%.*s at %.*s", STR_ARG(tenant),
+		n = snprintf(to, RULE_OBJECT_FULL, "campaign %.*s/%.*s at %.*s", STR_ARG(tenant),
 		    STR_ARG(r->lane ? name_str(r->lane->campaign) : STR("")), STR_ARG(dest));
 	else if (rule->scope == RULE_TENANT || rule->scope == RULE_SENDER_DOMAIN)
 		n = snprintf(
-		    to, RULE_OBJECT_MAX, "tenant %.*s at %.*s", STR_ARG(tenant), STR_ARG(dest));
+		    to, RULE_OBJECT_FULL, "tenant %.*s at %.*s", STR_ARG(tenant), STR_ARG(dest));
 	else
-		n = snprintf(to, RULE_OBJECT_MAX, "queue %s", q->name);
-	return (struct str){to, n < RULE_OBJECT_MAX ? (size_t)n : RULE_OBJECT_MAX - 1};
+		n = snprintf(to, RULE_OBJECT_FULL, "queue %s", q->name);
+	return n;
+}
+
+/* What a trigger is counted for, and a firing is about. A long name ends in a hash of the whole. */
+static struct str object_of(const struct rule_reply *r, const struct rule *rule,
+    const struct rule_hit *hit, char to[RULE_OBJECT_MAX])
+{
+	char full[RULE_OBJECT_FULL];
+	int n = object_name(r, rule, hit, full);
+
+	if (n >= RULE_OBJECT_FULL)
+		n = RULE_OBJECT_FULL - 1;
+	if (n < RULE_OBJECT_MAX)
+		memcpy(to, full, (size_t)n);
+	else
+		n = snprintf(to, RULE_OBJECT_MAX, "%.*s~%016llx", RULE_OBJECT_MAX - 20, full,
+		    (unsigned long long)hash_bytes(0, (struct str){full, (size_t)n}));
+	return (struct str){to, (size_t)n};
 }
 
 static bool has_hit(const struct rules *r, uint64_t rule)

@@ -7,9 +7,11 @@
 #include "qmgr/core/internal.h"
 
 enum {
-	RULE_OBJECT_MAX = 1000, /* bytes of what a trigger is counted for */
-	WINDOW_EXACT = 512,	/* entries until neighbours share one, see window.c */
-	WINDOW_SAVED = 64,	/* entries of a window that survive a restart one by one */
+	RULE_OBJECT_MAX =
+	    400, /* bytes of what a trigger is counted for: part of a key of the store */
+	RULE_OBJECT_FULL = 2000, /* before it is shortened */
+	WINDOW_EXACT = 512,	 /* entries until neighbours share one, see window.c */
+	WINDOW_SAVED = 64,	 /* entries of a window that survive a restart one by one */
 	WINDOWS_MAX = 65536,
 	WINDOW_ENTRIES_ALL = 4 << 20, /* 64 MiB */
 };

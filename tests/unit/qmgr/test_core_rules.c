@@ -394,6 +394,30 @@ static void shares(void **state)
 	sim_free(s);
 }
 
+/* On every queue of the virtual MTA, and on none of another. */
+static void wide_scope(void **state)
+{
+	struct sim *s = world("", "{ reply = \"slow\"; scope = \"virtual-mta\"; "
+				  "actions = [ \"mode=backoff\" ]; }");
+	struct queue *other, *foreign;
+
+	(void)state;
+	sim_mx(sim_domain(s, "b.example"), 10, sim_host(s, "mx.b.example", HOST_OK));
+	sim_mail(s, 1);
+	sim_rcpt(s, sim_message(s), (struct sim_mail){.domain = 1, .vmta = "elsewhere"});
+	sim_run(s, s->now + 5 * SECOND);
+	other = queue_find(s->core, STR("[mx.b.example]/m"));
+	foreign = queue_find(s->core, STR("[mx.b.example]/elsewhere"));
+	assert_true(other && foreign && !other->mode);
+	says(s, "450 4.7.0 slow");
+	feed(s, 3);
+	sim_run(s, s->now + 5 * SECOND);
+	assert_true(mode_is_backoff(the_queue(s)));
+	assert_true(mode_is_backoff(other));
+	assert_false(mode_is_backoff(foreign));
+	sim_free(s);
+}
+
 static void settings(void **state)
 {
 	struct sim *s = world("", "{ reply = \"few\"; for = \"1h\"; actions = [ \"set "
@@ -643,6 +667,7 @@ int main(void)
 	    cmocka_unit_test(counts),
 	    cmocka_unit_test(shares),
 	    cmocka_unit_test(settings),
+	    cmocka_unit_test(wide_scope),
 	    cmocka_unit_test(source_by_rule),
 	    cmocka_unit_test(all_sources_gone),
 	    cmocka_unit_test(source_by_command),
