@@ -53,6 +53,7 @@ struct core *core_new(uint64_t seed, int64_t now_ms)
 	link_init(&core->sourceless);
 	rules_init(core);
 	hold_init(core);
+	table_init(&core->tenant_confs);
 	job_store_init(&core->jobs);
 	due_init(&core->due, now_ms);
 	core->wheel = wheel_new(now_ms);
@@ -151,6 +152,7 @@ void core_configure(struct core *core, const struct conf *conf, int64_t now_ms)
 {
 	core_clock(core, now_ms);
 	value_configure(core, conf_clone(conf));
+	tenant_configure(core);
 	rules_configured(core);
 	budget_configure(core);
 	for (uint32_t i = 1; i <= core->domain_count; i++)

@@ -188,6 +188,48 @@ bool hold_now(const struct core *core, const struct queue *q)
 	return queue_verdict(core, q).held;
 }
 
+/* ---- why ---- */
+
+static bool concerns_lane(const struct core *core, const struct hold *h, const struct lane *lane)
+{
+	return h->tenant == lane->share->tenant &&
+	       (h->scope == CORE_TENANT || h->campaign == lane->campaign) &&
+	       is_at(core, h, lane->share->queue);
+}
+
+static bool concerns_queue(const struct core *core, const struct hold *h, const struct queue *q)
+{
+	if (h->tenant)
+		return false;
+	return is_wide(h->scope, name_str(h->name)) ? wide_concerns(core, h, q)
+						    : str_eq(name_str(h->name), str_of(q->name));
+}
+
+/* Asked by people only: all holds are looked at. */
+bool hold_why(
+    const struct core *core, const struct queue *q, const struct lane *lane, struct core_why *why)
+{
+	const struct slots *slots = &core->holds.slots;
+	const struct hold *last = NULL;
+
+	for (uint32_t i = 1; i <= slots->count; i++) {
+		const struct hold *h = slots->at[i];
+
+		if (!h || !(concerns_queue(core, h, q) ||
+			      (lane && h->tenant && concerns_lane(core, h, lane))))
+			continue;
+		if (!last || (last->until_ms && (!h->until_ms || h->until_ms > last->until_ms)))
+			last = h;
+	}
+	if (!last)
+		return false;
+	why->state = last->suspension ? STR("suspended") : STR("paused");
+	why->binding = name_str(last->key);
+	why->text = str_of(last->suspension ? last->text : last->who);
+	why->until_ms = last->until_ms;
+	return true;
+}
+
 /* ---- queues ---- */
 
 static void shut(struct core *core, struct queue *q)

@@ -255,7 +255,8 @@ enum budget_scope {
 	SCOPE_COUNT
 };
 enum { ALTERNATIVES = 16 };
-struct alternatives { /* limits of which any one that frees may be enough, the first to free first */
+struct alternatives { /* limits of which any one that frees may be enough, the first to free first
+		       */
 	struct limiter *limit[ALTERNATIVES];
 	int64_t when[ALTERNATIVES];
 	uint32_t n;
@@ -758,6 +759,7 @@ struct core {
 	struct queue **queue_at;
 	uint32_t domain_count, lane_count, queue_count; /* in use: [1, count] may be NULL */
 	struct slots tenant_slots, campaign_slots;
+	struct table tenant_confs; /* sections of `tenants`, see tenant.c */
 	uint32_t lane_seq;
 	struct holds holds;
 	uint32_t *domain_free, *lane_free, *queue_free; /* owned: stacks of free indexes */
@@ -1025,6 +1027,9 @@ struct hold;
 bool hold_everywhere(const struct core *core, enum core_scope scope, const struct name *tenant,
     const struct name *campaign);
 bool hold_now(const struct core *core, const struct queue *q); /* as hold_queue(), looked up */
+/* The hold that lasts the longest: state, binding, text, until. False: none. lane may be NULL. */
+bool hold_why(
+    const struct core *core, const struct queue *q, const struct lane *lane, struct core_why *why);
 void hold_init(struct core *core);
 void hold_fini(struct core *core);
 void hold_look(struct core *core, struct queue *q); /* before a decision of it */
@@ -1044,8 +1049,10 @@ struct tenant *tenant_get(struct core *core, struct name *name);
 struct campaign *campaign_get(struct core *core, struct tenant *t, struct name *name);
 struct campaign *campaign_find(
     const struct core *core, const struct tenant *t, const struct name *name);
-void campaign_drop(struct core *core, struct campaign *c); /* frees it without lanes */
-void tenant_drop(struct core *core, struct tenant *t);	   /* without shares and campaigns */
+void campaign_class(struct campaign *c, enum lane_class class); /* lane.c */
+void campaign_drop(struct core *core, struct campaign *c);	/* frees it without lanes */
+void tenant_drop(struct core *core, struct tenant *t);		/* without shares and campaigns */
+void tenant_configure(struct core *core);			/* weights and classes follow */
 void tenant_fini(struct core *core);
 enum tally_event { TALLY_DELIVERED, TALLY_DEFERRED, TALLY_BOUNCED };
 void tenant_tally(struct lane *lane, enum tally_event event);

@@ -312,6 +312,20 @@ void share_unpark(struct core *core, struct share *s, enum park why)
 		share_set_parked(core, s, s->parked & (uint8_t)~why);
 }
 
+/* Its lanes change over into the other ring. */
+void campaign_class(struct campaign *c, enum lane_class class)
+{
+	if (c->class == class)
+		return;
+	c->class = class;
+	for (struct link *l = c->lanes.next; l != &c->lanes; l = l->next) {
+		struct lane *lane = OWNER(l, struct lane, in_campaign);
+
+		if (!link_alone(&lane->in_share))
+			link_append(ring_of(lane), &lane->in_share);
+	}
+}
+
 /* ---- the turn ---- */
 
 void lane_push(struct core *core, job_ref ref, bool front)

@@ -18,8 +18,8 @@
 
 enum {
 	SELECT_STEPS = 4096, /* that is_in() takes: more are not worth what they spare */
-	DOMAIN_BYTES = 255,
-}; /* of a domain's name: longer ones are none */
+	DOMAIN_BYTES = 255,  /* of a domain: longer names are none */
+};
 
 /* What a filter means, looked up once a call. */
 struct select {

@@ -15,6 +15,82 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* ---- what the configuration says of them ---- */
+
+struct tenant_conf { /* found by name: there may be ten thousand */
+	struct node node;
+	const struct conf_node *conf;
+};
+
+static const struct conf_node *conf_of(const struct core *core, struct str name)
+{
+	const struct table *t = &core->tenant_confs;
+
+	for (struct node *i = table_first(t, hash_bytes(core->seed, name)); i; i = table_next(i)) {
+		const struct tenant_conf *c = OWNER(i, struct tenant_conf, node);
+
+		if (str_eq(str_of(conf_text(c->conf, CO_TENANT_name)), name))
+			return c->conf;
+	}
+	return NULL;
+}
+
+static void configure_tenant(const struct core *core, struct tenant *t)
+{
+	const struct conf_node *conf = conf_of(core, name_str(t->name));
+
+	t->weight = conf ? (uint32_t)conf_num(conf, CO_TENANT_weight) : 1;
+}
+
+enum { TENANTS_CLASS, BULK, TRANSACTIONAL }; /* of the option `class` of a campaign */
+
+static void configure_campaign(const struct core *core, struct campaign *c)
+{
+	const struct conf_node *tenant = conf_of(core, name_str(c->tenant->name)), *n = NULL;
+	int64_t class = TENANTS_CLASS;
+
+	c->weight = 1;
+	while (tenant && (n = conf_next(tenant, CONF_CAMPAIGN, n)))
+		if (str_eq(str_of(conf_text(n, CO_CAMPAIGN_name)), name_str(c->name))) {
+			c->weight = (uint32_t)conf_num(n, CO_CAMPAIGN_weight);
+			class = conf_num(n, CO_CAMPAIGN_class);
+			break;
+		}
+	if (class == TENANTS_CLASS && tenant)
+		class = conf_num(tenant, CO_TENANT_class) + BULK;
+	campaign_class(c, class == TRANSACTIONAL ? CLASS_TRANSACTIONAL : CLASS_BULK);
+}
+
+static void forget_confs(struct core *core)
+{
+	struct node *n;
+
+	while ((n = table_any(&core->tenant_confs))) {
+		table_remove(&core->tenant_confs, n);
+		free(OWNER(n, struct tenant_conf, node));
+	}
+}
+
+void tenant_configure(struct core *core)
+{
+	const struct conf_node *conf = NULL;
+
+	forget_confs(core);
+	while ((conf = conf_next(core->conf->root, CONF_TENANT, conf))) {
+		struct tenant_conf *c = xcalloc(1, sizeof(*c));
+
+		c->conf = conf;
+		table_add(&core->tenant_confs, &c->node,
+		    hash_bytes(core->seed, str_of(conf_text(conf, CO_TENANT_name))));
+	}
+	for (uint32_t i = 1; i <= core->tenant_slots.count; i++)
+		if (core->tenant_slots.at[i])
+			configure_tenant(core, core->tenant_slots.at[i]);
+	for (uint32_t i = 1; i <= core->campaign_slots.count; i++)
+		if (core->campaign_slots.at[i])
+			configure_campaign(core, core->campaign_slots.at[i]);
+}
+
 /* ---- tenants ---- */
 
 static struct tenant *find(const struct core *core, const struct name *name)
@@ -42,7 +118,7 @@ struct tenant *tenant_get(struct core *core, struct name *name)
 		return t;
 	t = xcalloc(1, sizeof(*t));
 	t->name = name_keep(name);
-	t->weight = 1;
+	configure_tenant(core, t);
 	link_init(&t->shares);
 	link_init(&t->lanes);
 	link_init(&t->all);
@@ -93,9 +169,9 @@ struct campaign *campaign_get(struct core *core, struct tenant *t, struct name *
 	c = xcalloc(1, sizeof(*c));
 	c->tenant = t;
 	c->name = name_keep(name);
-	c->weight = 1;
 	t->campaigns += name->n != 0;
 	link_init(&c->lanes);
+	configure_campaign(core, c);
 	link_append(&t->all, &c->in_tenant);
 	c->number = slots_take(&core->campaign_slots, c);
 	table_add(&core->campaigns, &c->node, campaign_hash(t, name));
@@ -131,6 +207,8 @@ void tenant_tally(struct lane *lane, enum tally_event event)
 
 void tenant_fini(struct core *core)
 {
+	forget_confs(core);
+	table_fini(&core->tenant_confs);
 	slots_fini(&core->tenant_slots);
 	slots_fini(&core->campaign_slots);
 }

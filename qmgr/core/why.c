@@ -307,16 +307,16 @@ static void why_parked(const struct core *core, const struct lane *lane, struct 
 {
 	if (lane->wait.at)
 		say_limit(core, lane->share->queue, lane->wait.at, LINE_SEND, why);
-	else
+	else if (!hold_why(core, lane->share->queue, lane, why)) /* its turn to be released comes */
 		say(why, STR("suspended"), name_str(lane->share->tenant), 0);
 }
 
 static void why_queue(const struct core *core, const struct queue *q, struct core_why *why)
 {
 	why->text = str_of(q->error);
-	if (hold_queue(q))
-		say(why, STR("paused"), text_of(core, "queue ", "", str_of(q->name)), 0);
-	else if (queue_ready(q) && why_ready(core, q, why))
+	if (hold_why(core, q, NULL, why))
+		return;
+	if (queue_ready(q) && why_ready(core, q, why))
 		return;
 	else if (q->n[JOB_READY] && !queue_ready(q) && !q->n[JOB_IN_FLIGHT] && parked_lane(q))
 		why_parked(core, parked_lane(q), why);

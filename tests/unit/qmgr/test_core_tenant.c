@@ -121,6 +121,50 @@ static void transactional_goes_first(void **state)
 	sim_free(s);
 }
 
+static void configuration_says_it(void **state)
+{
+	static const char more[] =
+	    "virtual-mtas = ( { name = \"a\"; } );\n"
+	    "tenants = ( { name = \"t\"; weight = 7; campaigns = ( { name = \"c\"; weight = 3; }, "
+	    "{ name = \"d\"; class = \"transactional\"; } ); },\n"
+	    "  { name = \"u\"; class = \"transactional\"; campaigns = ( { name = \"c\"; class = "
+	    "\"bulk\"; } ); } );\n";
+	struct sim *s = world(7, 1);
+
+	(void)state;
+	put(s, 0, "t", "c");
+	put(s, 0, "u", "");
+	for (int round = 0; round < 2; round++) { /* made before it, and after */
+		const struct tenant *t, *u;
+
+		sim_configure(s, more);
+		put(s, 0, "t", "d");
+		put(s, 0, "u", "c");
+		t = tenant_find(s->core, STR("t"));
+		u = tenant_find(s->core, STR("u"));
+		assert_int_equal(t->weight, 7);
+		assert_int_equal(u->weight, 1);
+		assert_int_equal(
+		    campaign_find(s->core, t, name_find(s->core, STR("c")))->weight, 3);
+		assert_int_equal(campaign_find(s->core, t, name_find(s->core, STR("d")))->class,
+		    CLASS_TRANSACTIONAL);
+		assert_int_equal(campaign_find(s->core, u, name_find(s->core, STR("")))->class,
+		    CLASS_TRANSACTIONAL);
+		assert_int_equal(
+		    campaign_find(s->core, u, name_find(s->core, STR("c")))->class, CLASS_BULK);
+		if (round == 0) {
+			sim_configure(s, conf);
+			assert_int_equal(t->weight, 1);
+			assert_int_equal(
+			    campaign_find(s->core, u, name_find(s->core, STR("")))->class,
+			    CLASS_BULK);
+		}
+	}
+	sim_run(s, s->now + HOUR);
+	assert_int_equal(s->core->jobs.live, 0);
+	sim_free(s);
+}
+
 /* ---- counts ---- */
 
 static void check_counts(const struct sim *s)
@@ -277,6 +321,7 @@ int main(void)
 	    cmocka_unit_test(parts_by_weight),
 	    cmocka_unit_test(parts_of_campaigns),
 	    cmocka_unit_test(transactional_goes_first),
+	    cmocka_unit_test(configuration_says_it),
 	    cmocka_unit_test(counts_are_true),
 	    cmocka_unit_test(campaigns_have_a_bound),
 	    cmocka_unit_test(one_of_ten_thousand),
