@@ -507,6 +507,12 @@ static bool stops_a_source(const struct rule *rule)
 	return rule->scope == RULE_PATH || rule->scope == RULE_SOURCE;
 }
 
+static bool is_of_tenant(const struct rule *rule)
+{
+	return rule->scope == RULE_TENANT || rule->scope == RULE_CAMPAIGN ||
+	       rule->scope == RULE_SENDER_DOMAIN;
+}
+
 static void act(struct core *core, const struct firing *f, const struct rule_action *a)
 {
 	uint16_t ordinal = f->hit->ordinal;
@@ -550,6 +556,12 @@ static void act(struct core *core, const struct firing *f, const struct rule_act
 		break;
 	case ACTION_ALERT:
 		alert(core, f, a->name);
+		break;
+	case ACTION_SET:
+		if (is_of_tenant(f->known->rule)) /* the queue is others', too */
+			cannot(core, f, "a tenant's own limits are its budgets: nothing is set");
+		else
+			act_on_scope(core, f, a);
 		break;
 	default:
 		act_on_scope(core, f, a);
