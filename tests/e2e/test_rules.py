@@ -208,6 +208,10 @@ class Rules(SuiteTest):
             self.assertIn(wanted, text)
         self.assertNotIn("hello", text)
 
+        # nobody comes: it ends by itself, at every instance
+        nobody = suite.ctl("smtp-out", "trace", "nobody.test", "--for=1s", check=False, parse=False)
+        self.assertEqual(69, nobody.returncode)
+
         # sources by command
         suite.ctl("smtp-out", "disable-source", self.s1, "--for=1h", parse=False)
         for i in range(6):
