@@ -98,7 +98,7 @@ const struct conf_node *check_sender(const struct check *k, const char *name)
 	return n != NULL ? n : check_find(k, k->conf->root, CONF_POOL, name);
 }
 
-static void put_problem(
+static void PRINTF_LIKE(4, 0) put_problem(
     struct check *k, const struct conf_node *n, enum conf_opt opt, const char *fmt, va_list ap)
 {
 	const struct conf_value *v = conf_get(n, opt);
