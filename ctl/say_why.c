@@ -63,11 +63,15 @@ static void put_limited(FILE *out, const json_t *row, const json_t *limit, int64
 /* A cause that is no limit: its name, and the words behind it. */
 static void put_cause(FILE *out, const char *what, const json_t *row, int64_t now_ms)
 {
-	char binding[CELL_MAX], text[CELL_MAX], when[CELL_MAX];
+	char binding[CELL_MAX], text[CELL_MAX], when[CELL_MAX], who[CELL_MAX], rule[CELL_MAX];
 	int64_t at_ms;
 	clean(binding, row, "binding");
 	clean(text, row, "text");
+	clean(who, row, "who");
+	clean(rule, row, "rule");
 	fprintf(out, " %s%s%s", what, binding[0] != 0 ? ": " : "", binding);
+	fprintf(out, "%s%s%s%s", who[0] != 0 ? ", by " : "", who, rule[0] != 0 ? ", by rule " : "",
+	    rule);
 	if (until_ms(row, &at_ms)) {
 		cell_until(when, at_ms, now_ms);
 		fprintf(out, ", until %s", when);
@@ -83,7 +87,7 @@ static const struct {
     {"sending", "is being sent"},
     {"ready", "is ready, and goes as soon as it is its turn"},
     {"paused", "is paused"},
-    {"suspended", "is suspended by a rule"},
+    {"suspended", "is suspended"},
     {"retry", "waits for its next attempt"},
     {"route", "waits for the name servers"},
     {"source", "waits for a source address"},

@@ -101,6 +101,8 @@ void control_why_set(const struct qmgr *q, json_t *row, const struct core_why *w
 	json_object_set_new(row, "binding", say_text_or_null(why->binding));
 	json_object_set_new(row, "until", say_steady_exact(q, why->until_ms));
 	json_object_set_new(row, "text", say_text_or_null(why->text));
+	json_object_set_new(row, "who", say_text_or_null(why->who));
+	json_object_set_new(row, "rule", say_text_or_null(why->rule));
 	json_object_set_new(row, "origin", say_origin(q, why->origin));
 	json_object_set_new(row, "limits", list);
 }

@@ -307,6 +307,7 @@ struct core_why {
 			     * "route", "source", "held", "connecting", "in flight" */
 	struct str binding; /* the limit's or cause's name, for people with its key */
 	struct str text;    /* the last error, the reply or rule behind it */
+	struct str who, rule; /* of paused and suspended; as in hold_view */
 	int64_t until_ms;   /* 0: not known */
 	const struct conf_value *origin;
 };

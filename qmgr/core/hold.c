@@ -224,8 +224,11 @@ bool hold_why(
 	if (!last)
 		return false;
 	why->state = last->suspension ? STR("suspended") : STR("paused");
-	why->binding = name_str(last->key);
-	why->text = str_of(last->suspension ? last->text : last->who);
+	why->binding = name_str(last->key); /* behind its first word, which the state says */
+	(void)str_cut(&why->binding, ' ');
+	why->text = str_of(last->text);
+	why->who = str_of(last->who);
+	why->rule = str_of(last->rule);
 	why->until_ms = last->until_ms;
 	return true;
 }

@@ -14,7 +14,8 @@ from harness import BIN, SuiteTest, open_source, wait_for
 VMTAS = 'virtual-mtas = ( { name = "main"; }, { name = "spare"; } );'
 CONF = """
 default-virtual-mta = "main";
-providers = ( { name = "prov"; mx = [ "*.prov.test" ]; budget = { max-msg-rate = "2/h burst 2"; }; } );
+providers = ( { name = "prov"; mx = [ "*.prov.test" ]; budget = { max-msg-rate = "2/h burst 2"; }; },
+              { name = "free"; mx = [ "*.free.test" ]; } );
 domains = (
   { name = "*"; max-smtp-out = 9; retry-after = "10m"; retry-recipients-after = "10m"; connect-timeout = "2s";
     smtp-pattern-list = "replies"; },
@@ -40,6 +41,8 @@ class Commands(SuiteTest):
             "prov.test": "mx A %s" % a(2),
             "p1.test": "@ MX 10 mx.prov.test.",
             "p2.test": "@ MX 10 mx.prov.test.",
+            "free.test": "mx A %s" % a(2),
+            "p3.test": "@ MX 10 mx.free.test.",
         }
 
     def begin(self, vmtas=VMTAS):
@@ -189,7 +192,7 @@ class Held(Commands):
                 ("tenant", "acme", "t@live.test", {"X_Tenant": "acme"}),
                 ("campaign", "acme/news", "c@live.test", {"X_Tenant": "acme", "X_Job": "news"}),
                 ("vmta", "main", "v@live.test", {}),
-                ("provider", "prov", "p@p1.test", {})):
+                ("provider", "free", "p@p3.test", {})):
             count = sink.count()
             self.qmgr("pause", scope, name)
             self.send([rcpt], **headers)
@@ -200,7 +203,10 @@ class Held(Commands):
                     rows[0]["kind"] == "pause" and "uid" in rows[0]["who"] and rows[0]["until"] is None
             self.survives("%s is paused" % scope, held)
             self.assertEqual(count, sink.count())
-            self.assertEqual("paused", self.one_why(rcpt)["state"])
+            why = self.one_why(rcpt)
+            self.assertEqual(("paused", "%s %s" % (scope, name)), (why["state"], why["binding"].replace(
+                "[mx.live.test]", "live.test")))
+            self.assertIn("uid", why["who"])
             self.assertEqual(1, self.qmgr("resume", scope, name)["ended"])
             wait_for("%s goes on" % scope, lambda: sink.count() == count + 1)
             self.assertEqual([], self.qmgr("suspensions"))

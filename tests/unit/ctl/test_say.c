@@ -123,6 +123,13 @@ static void test_why(void **state)
 	    "\"2026-11-23T01:12:03Z\",\"text\":\"451 \\u001b[2J no\",\"limits\":[]}",
 	    "a/b waits for its next attempt: failed connections, until 01:12:03 (in 10m). The last "
 	    "word on it: 451 ?[2J no.\n");
+	must_say(say_why,
+	    "{\"target\":\"a/b\",\"state\":\"suspended\",\"binding\":\"tenant acme\",\"until\":"
+	    "\"2026-11-23T04:02:03Z\",\"rule\":\"l:2 (f:3)\",\"text\":\"550 "
+	    "5.7.26\",\"limits\":[]}",
+	    "a/b is suspended: tenant acme, by rule l:2 (f:3), until 04:02:03 (in 3h). The last "
+	    "word "
+	    "on it: 550 5.7.26.\n");
 	must_say(say_why, "{\"target\":\"a/b\",\"state\":\"empty\",\"limits\":[]}",
 	    "a/b is empty: nothing waits there.\n");
 	must_say(
