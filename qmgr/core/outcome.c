@@ -221,7 +221,8 @@ void outcome_place(struct core *core, job_ref ref, bool front)
 		return;
 	}
 	lane_push(core, ref, front);
-	domain_want(core, p.route); /* also for a held queue: what comes in keeps the route fresh */
+	if (!p.queue->v.discard)
+		domain_want(core, p.route); /* even if held: what comes in keeps the route fresh */
 }
 
 bool outcome_moved(struct core *core, job_ref ref)
