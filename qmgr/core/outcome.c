@@ -403,7 +403,6 @@ static struct tally count(const struct rcpt_result *results, size_t n)
 
 	for (size_t i = 0; i < n; i++) {
 		t.delivered += results[i].verdict == VERDICT_DELIVERED;
-		t.deferred += results[i].verdict == VERDICT_DEFERRED;
 		t.again += results[i].verdict >= VERDICT_RETRY_NOW;
 		t.deferred += results[i].verdict == VERDICT_DEFERRED;
 	}
