@@ -659,7 +659,7 @@ static bool open_for(struct core *core, struct queue *q, job_ref ref, bool spare
 		grant_unwait(core, q);
 		return true;
 	}
-	if (o.any.n && !choice.busy) {
+	if (o.any.n) { /* a probe may end before */
 		wait_for(core, q, d, &o);
 		return false;
 	}

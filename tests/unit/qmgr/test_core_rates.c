@@ -6,6 +6,7 @@
  * who waits costs nothing.
  */
 #include "tests/unit/qmgr/sim.h"
+#include <time.h>
 
 /* ---- counting at the receiving end ---- */
 
@@ -548,11 +549,241 @@ static void all_together(void **state)
 	assert_true(sends > 10000);
 }
 
+/* ---- who waits ---- */
+
+/* Twenty queues want what one budget lets through: each gets its part, whoever has more to send. */
+static void waiters_share_alike(void **state)
+{
+	enum { QUEUES = 20 };
+	struct sim *s = world_of(7,
+	    "virtual-mtas = ( { name = \"a\"; budget = { max-msg-rate = \"40/s\"; }; } );\n",
+	    QUEUES, QUEUES);
+	uint64_t least = UINT64_MAX, most = 0;
+
+	(void)state;
+	count_reset();
+	count_add((struct count){COUNT_RCPTS, BY_VMTA, NULL, {40, 40, 1000}, 0});
+	count_add((struct count){COUNT_RCPTS, BY_QUEUE, NULL, {40, 40, 1000}, 0});
+	for (uint32_t i = 0; i < QUEUES; i++)
+		for (int k = 0; k < (i % 2 ? 400 : 2000); k++)
+			sim_mail(s, i);
+	sim_start(s);
+	sim_run(s, s->now + MINUTE);
+	for (size_t k = 0; k < meter_count[1]; k++) {
+		least = meters[1][k].taken < least ? meters[1][k].taken : least;
+		most = meters[1][k].taken > most ? meters[1][k].taken : most;
+	}
+	print_message(
+	    "of one budget: %llu to %llu\n", (unsigned long long)least, (unsigned long long)most);
+	assert_int_equal(meter_count[1], QUEUES);
+	assert_true(meters[0][0].taken >= 40 * 60 * 95 / 100);
+	assert_true(most <= least + least / 5 + 5);
+	sim_free(s);
+}
+
+/* The higher queue-priority goes first, and an equal one in turn. */
+static void priority_goes_first(void **state)
+{
+	struct sim *s = world_of(7,
+	    "virtual-mtas = ( { name = \"a\"; budget = { max-msg-rate = \"10/s\"; }; } );\n"
+	    "domains = ( { name = \"d0.test\"; queue-priority = 90; }, { name = \"d1.test\"; }, { "
+	    "name = \"d2.test\"; queue-priority = 10; } );\n",
+	    3, 3);
+	uint64_t ended[3] = {0};
+
+	(void)state;
+	count_reset();
+	for (uint32_t i = 0; i < 300; i++)
+		sim_mail(s, 2 - i % 3);
+	sim_start(s);
+	sim_run(s, s->now + 12 * SECOND); /* 130 may go */
+	for (size_t i = 0; i < s->job_count; i++)
+		ended[s->job[i].domain] += s->job[i].state == SIM_ENDED;
+	print_message("by priority: %llu, %llu, %llu\n", (unsigned long long)ended[0],
+	    (unsigned long long)ended[1], (unsigned long long)ended[2]);
+	assert_true(ended[0] >= 95 && ended[1] >= 20 && ended[2] <= 10);
+	sim_free(s);
+}
+
+/* A recipient that would stand in two lines whose tokens come at different times is not forgotten:
+ * its queue needs both budgets, the others one of them each. */
+static void two_budgets_at_once(void **state)
+{
+	struct sim *s = world_of(7,
+	    "virtual-mtas = ( { name = \"a\"; budget = { max-msg-rate = \"10/s burst 1\"; }; }, { "
+	    "name = \"b\"; } );\n"
+	    "domains = ( { name = \"d0.test\"; budget = { max-msg-rate = \"7/s burst 1\"; }; }, { "
+	    "name = \"d1.test\"; } );\n",
+	    2, 2);
+	static const struct {
+		uint32_t domain;
+		const char *vmta;
+	} flows[] = {{0, "a"}, {1, "a"}, {0, "b"}};
+
+	(void)state;
+	count_reset();
+	count_add((struct count){COUNT_RCPTS, BY_QUEUE, NULL, {10, 100, 1000}, 0});
+	count_add((struct count){COUNT_RCPTS, BY_VMTA, "a", {10, 1, 1000}, 0});
+	count_add((struct count){COUNT_RCPTS, BY_DEST, "d0.test", {7, 1, 1000}, 0});
+	for (size_t i = 0; i < 6000; i++)
+		sim_rcpt(s, sim_message(s),
+		    (struct sim_mail){.domain = flows[i % 3].domain, .vmta = flows[i % 3].vmta});
+	sim_start(s);
+	sim_run(s, s->now + 2 * MINUTE);
+	for (size_t k = 0; k < meter_count[0]; k++)
+		print_message(
+		    "%s: %llu\n", meters[0][k].key, (unsigned long long)meters[0][k].taken);
+	assert_int_equal(meter_count[0], 3);
+	for (size_t k = 0; k < meter_count[0]; k++)
+		assert_true(meters[0][k].taken >= 5); /* it is not fair to who needs both */
+	assert_true(meters[1][0].taken >= 1200 * 95 / 100);
+	assert_true(meters[2][0].taken >= 840 * 95 / 100);
+	sim_free(s);
+}
+
+/* ---- restarts ---- */
+
+/* However often it stops, in order or not, a day's rate is a day's rate. */
+static void restarts_refill_nothing(void **state)
+{
+	(void)state;
+	for (int clean = 0; clean < 2; clean++) {
+		struct sim *s = world_of(7,
+		    "domains = ( { name = \"*\"; max-msg-rate = \"240/d burst 20\"; } );\n", 1, 1);
+
+		count_reset();
+		count_add((struct count){COUNT_RCPTS, BY_QUEUE, NULL, {240, 20, DAY}, 0});
+		for (int i = 0; i < 2000; i++)
+			sim_mail(s, 0);
+		s->clean = clean;
+		sim_start(s);
+		for (int i = 0; i < 50; i++) {
+			sim_run(s, s->now + (int64_t)(sim_random(s) % (uint64_t)HOUR));
+			sim_restart(s);
+			nobody_sleeps(s);
+		}
+		assert_true(meters[0][0].taken >=
+			    (uint64_t)(s->now - SIM_START) * 240 / (uint64_t)DAY * 9 / 10);
+		sim_free(s);
+	}
+}
+
+/* A queue that was empty and gone for a while finds its bucket as it was. */
+static void idleness_refills_nothing(void **state)
+{
+	struct sim *s =
+	    world_of(7, "domains = ( { name = \"*\"; max-msg-rate = \"2/d burst 5\"; } );\n", 1, 1);
+
+	(void)state;
+	count_reset();
+	count_add((struct count){COUNT_RCPTS, BY_QUEUE, NULL, {2, 5, DAY}, 0});
+	for (int i = 0; i < 5; i++)
+		sim_mail(s, 0);
+	sim_start(s);
+	sim_run(s, s->now + 2 * HOUR);
+	assert_int_equal(s->core->queues.count, 0);
+	assert_int_equal(s->core->levels.count, 1);
+	for (int i = 0; i < 5; i++)
+		sim_mail(s, 0);
+	sim_run(s, s->now + HOUR);
+	assert_int_equal(meters[0][0].taken, 5);
+	sim_run(s, s->now + DAY);
+	assert_int_equal(meters[0][0].taken, 7);
+	sim_free(s);
+}
+
+/* ---- a hundred thousand that wait ---- */
+
+enum { WAIT_HOSTS = 399, WAIT_VMTAS = 250 };
+static int64_t cpu_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
+}
+
+static struct sim *crowd(bool there)
+{
+	static struct text t;
+	struct sim *s;
+	char name[32];
+
+	t.n = 0;
+	say(&t, "virtual-mtas = ( { name = \"free\"; }");
+	say(&t, ", { name = \"both\"; budget = { max-msg-rate = \"1/d\"; }; }");
+	for (int i = 0; i < WAIT_VMTAS; i++)
+		say(&t, ",{name=\"v%d\";}", i);
+	say(&t,
+	    ");\ndomains = ( { name = \"*\"; max-msg-rate = \"1/d\"; bounce-after = \"30d\"; }, "
+	    "{ name = \"free.test\"; max-msg-rate = \"1000000/s\"; } );\n");
+	s = world_of(3, t.p, WAIT_HOSTS, WAIT_HOSTS);
+	count_reset();
+	sim_mx(sim_domain(s, "free.test"), 10, sim_host(s, "free.mx.test", HOST_OK));
+	for (uint32_t i = 0; there && i < WAIT_HOSTS; i++)
+		for (int k = 0; k < WAIT_VMTAS + 1; k++) {
+			snprintf(name, sizeof(name), k ? "v%d" : "both", k - 1);
+			sim_rcpt(s, sim_message(s), (struct sim_mail){.domain = i, .vmta = name});
+		}
+	core_unclean(s->core, s->now); /* nothing may be sent for a day */
+	sim_start(s);
+	sim_run(s, s->now + 25 * MINUTE); /* the queues that waited for a route are gone */
+	assert_int_equal(s->sends, 0);
+	return s;
+}
+
+static int64_t time_free(struct sim *s)
+{
+	int64_t t0;
+
+	for (int i = 0; i < 30000; i++)
+		sim_rcpt(
+		    s, sim_message(s), (struct sim_mail){.domain = WAIT_HOSTS, .vmta = "free"});
+	t0 = cpu_ns();
+	while (s->done < 30000)
+		sim_run(s, s->now + SECOND);
+	return cpu_ns() - t0;
+}
+
+static void waiting_costs_nothing(void **state)
+{
+	struct sim *s = crowd(true), *alone = crowd(false);
+	int64_t t0 = cpu_ns(), from = s->now, hour_ns, with_ns, alone_ns;
+	uint64_t ticks = 0, at = 0;
+
+	(void)state;
+	assert_in_range(s->core->queues.count, 100000, 101000);
+	while (s->now < from + HOUR / 6) {
+		int64_t next = core_next_ms(s->core);
+
+		ticks += next <= s->now + 1;
+		at++;
+		sim_run(s, next > s->now ? next : s->now + 1);
+	}
+	hour_ns = cpu_ns() - t0;
+	with_ns = time_free(s);
+	alone_ns = time_free(alone);
+	print_message("%zu queues wait: %lld ms of processor in ten minutes, %llu looks; free mail "
+		      "%lld ms with them, %lld ms without\n",
+	    s->core->queues.count, (long long)hour_ns / 1000000, (unsigned long long)at,
+	    (long long)with_ns / 1000000, (long long)alone_ns / 1000000);
+	assert_true(hour_ns < 10 * 60 * INT64_C(1000000000) / 50);
+	assert_true(with_ns < 2 * alone_ns);
+	sim_free(s);
+	sim_free(alone);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(each_alone),
 	    cmocka_unit_test(all_together),
+	    cmocka_unit_test(waiters_share_alike),
+	    cmocka_unit_test(priority_goes_first),
+	    cmocka_unit_test(two_budgets_at_once),
+	    cmocka_unit_test(restarts_refill_nothing),
+	    cmocka_unit_test(idleness_refills_nothing),
+	    cmocka_unit_test(waiting_costs_nothing),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
