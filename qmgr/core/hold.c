@@ -37,6 +37,7 @@ enum {
 	HOLD_NAME_MAX = 4096, /* bytes of a name, a text or a rule */
 	KEY_MAX = 240,	      /* of a state's name: longer ones are told by their hash */
 	RELEASE_STEPS = 40,
+	HOLD_SAVE_SHARE = 64, /* an extension is given out when it adds that part of the rest */
 };
 #define RELEASE_STEP 100		 /* ms */
 #define HOLD_MARK UINT64_C(0x686f6c6473) /* the same after a restart, unlike core->seed */
@@ -51,8 +52,8 @@ struct hold {
 	struct name *name, *at; /* at "": everywhere */
 	struct name *tenant;	/* of a tenant or campaign */
 	struct name *campaign;
-	char *who, *rule, *text; /* owned */
-	int64_t since_ms, until_ms;
+	char *who, *rule, *text;	      /* owned */
+	int64_t since_ms, until_ms, saved_ms; /* saved: the end as it was given out */
 	struct timer timer;
 };
 
@@ -578,6 +579,18 @@ static void set_end(struct core *core, struct hold *h, int64_t until_ms)
 		wheel_add(core->wheel, &h->timer.node, until_ms);
 }
 
+/* The end moves on with each match; what that adds is not given out every time. */
+static void save_end(struct core *core, struct hold *h)
+{
+	int64_t added = h->until_ms - h->saved_ms;
+
+	if (added < 0 || h->until_ms == 0 ||
+	    added >= SECOND + (h->until_ms - core->now) / HOLD_SAVE_SHARE) {
+		h->saved_ms = h->until_ms;
+		state_changed(core, STR("hold"), name_str(h->key));
+	}
+}
+
 /* ---- commands and rules ---- */
 
 /* Nothing can have that name: -ENOENT. What has no mail yet may still be held. */
@@ -640,9 +653,12 @@ static int hold(struct core *core, const struct hold_request *request, bool susp
 	h->suspension = suspension;
 	set_words(h, &r);
 	set_end(core, h, r.until_ms);
-	state_changed(core, STR("hold"), key);
-	if (renewed && suspension) /* a rule that goes on matching says nothing new */
+	if (renewed && suspension) { /* a rule that goes on matching says nothing new */
+		save_end(core, h);
 		return 0;
+	}
+	h->saved_ms = r.until_ms;
+	state_changed(core, STR("hold"), key);
 	say(core, h, EVENT_HOLD, r.text, r.who);
 	changed(core, h);
 	return 0;
@@ -760,6 +776,7 @@ int hold_restore(struct core *core, struct str key, struct rd *value)
 	h = hold_new(core, key, &r);
 	h->suspension = suspension;
 	h->since_ms = since_ms;
+	h->saved_ms = r.until_ms;
 	set_words(h, &r);
 	set_end(core, h, r.until_ms);
 	changed(core, h);

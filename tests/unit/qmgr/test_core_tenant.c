@@ -51,7 +51,7 @@ static void parts_by_weight(void **state)
 
 	(void)state;
 	for (int t = 0; t < 10; t++) {
-		char name[8];
+		char name[16];
 
 		snprintf(name, sizeof(name), "t%d", t);
 		for (int i = 0; i < 4000; i++)
@@ -62,7 +62,7 @@ static void parts_by_weight(void **state)
 		sim_run(s, s->now + 1000);
 		sum = 0;
 		for (int t = 0; t < 10; t++) {
-			char name[8];
+			char name[16];
 
 			snprintf(name, sizeof(name), "t%d", t);
 			sum += got[t] = delivered(s, name, "");
