@@ -226,7 +226,8 @@ static bool is_astray(const struct core *core, const struct conn *c)
  * way out, so that as many end as there are too many. */
 static bool is_spent(const struct core *core, const struct conn *c)
 {
-	return hold_queue(c->queue) || left(c) == 0 || gives_way(c) || seat_too_many(c) || is_astray(core, c) ||
+	return hold_queue(c->queue) || left(c) == 0 || gives_way(c) || seat_too_many(c) ||
+	       is_astray(core, c) ||
 	       (!c->single && source_disabled(core, c->queue, c->path->source));
 }
 
@@ -305,8 +306,24 @@ void conn_room(struct core *core, struct limiter *limiter)
 		next = l->next;
 		if (b->closing >= limiter->line[LINE_OPEN].n || b->used < limiter->max)
 			return;
+		if (!limiter->line[LINE_OPEN].starved && is_kept(core, c))
+			continue; /* its token is near: only for a queue without any */
 		if (link_alone(&c->queue->in_dirty) || queue_ready(c->queue) == 0)
 			conn_close(core, c, false); /* else it is about to be used */
+	}
+}
+
+/* A limit holds the queue: its idle connections are free for queues without any after all. */
+void conn_offer(struct core *core, struct queue *q)
+{
+	unsigned looks = CORE_LOOK;
+	struct link *next;
+
+	for (struct link *l = q->idle.next; l != &q->idle && looks; l = next, looks--) {
+		next = l->next;
+		offer_room(core, OWNER(l, struct conn, in_ready));
+		if (link_alone(next)) /* closed, or the end */
+			return;
 	}
 }
 

@@ -1274,6 +1274,7 @@ void conn_on_timer(struct core *core, struct conn *c);
 void conn_start(struct core *core);
 void conn_configured(struct core *core);
 void conn_room(struct core *core, struct limiter *l); /* make room for those that wait at it */
+void conn_offer(struct core *core, struct queue *q);
 void conn_measured(struct core *core, const struct tx *tx); /* its result has come */
 struct tx *tx_find(const struct core *core, uint64_t id);
 struct tx *tx_new(struct core *core, uint64_t id, struct conn *c, uint64_t message);

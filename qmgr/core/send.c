@@ -305,7 +305,8 @@ enum send_found send_next(struct core *core, struct queue *q, struct core_decisi
 		return found == SEND_NONE ? SEND_HELD : found; /* it never needs a connection */
 	}
 	found = find(core, q, out);
-
+	if (found == SEND_HELD || found == SEND_SPARE)
+		conn_offer(core, q);
 	if (found == SEND_NONE || found == SEND_AGAIN)
 		limit_leave(core, &q->send, link_alone(&q->active));
 	return found;
