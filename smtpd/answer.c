@@ -2,6 +2,8 @@
 /* The table of answers.def as whole lines, made by the compiler: an answer is one memcpy. */
 #include "smtpd/answer.h"
 
+#include <stdio.h>
+
 static const struct {
 	const char *line; /* with CRLF */
 	size_t n;
@@ -18,6 +20,16 @@ struct str answer_text(enum answer a)
 {
 	must(a > ANSWER_NONE && a < ANSWER_COUNT);
 	return (struct str){lines[a].line, lines[a].n - 2};
+}
+
+struct str answer_with(char out[ANSWER_LINE_MAX], enum answer a, const char *detail)
+{
+	struct str text = answer_text(a);
+
+	/* CR LF follow */
+	snprintf(out, ANSWER_LINE_MAX - 2, "%.*s%s%s", (int)text.n, text.p, detail[0] ? ": " : "",
+	    detail);
+	return str_of(out);
 }
 
 int answer_code(enum answer a)

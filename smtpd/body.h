@@ -12,7 +12,6 @@ enum {
 	 * longer than this is no text. Nothing of ours grows with the line. */
 	CONTENT_LINE_MAX = 262144,
 	HEADER_VALUE_MAX = 255, /* of what is kept of a header field */
-	FROM_VALUE_MAX = 998,	/* a line, RFC 5322 2.1.1; a longer one is not one address */
 	VMTA_VALUE_MAX = 100,	/* as of a name in the configuration */
 	JOB_VALUE_MAX = 128,
 	ENVID_VALUE_MAX = 100, /* as of ENVID=, RFC 3461 4.4 */
@@ -51,7 +50,7 @@ struct body {
 	bool has_tenant;
 	int match_header;	    /* whose value stands in match_value; -1: none */
 	const struct tenant *match; /* the first that a header of `match` named */
-	char match_value[HEADER_VALUE_MAX + 1];
+	char match_value[MATCH_VALUE_MAX + 1];
 	uint8_t singletons[SINGLETONS];
 	char from[FROM_VALUE_MAX + 1];
 };

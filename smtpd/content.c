@@ -173,9 +173,21 @@ static enum answer put_envelope(struct session *s, struct buf *out)
 		from.tenant = tenant->name;
 		a = judge(s, tenant, &from.hold);
 	}
+	if (a == ANSWER_NONE && tenant)
+		a = session_tenant_rate(s, tenant, 1, s->txn->rcpt_count);
+	s->txn->tenant = tenant;
 	if (a == ANSWER_NONE)
 		txn_put_envelope(s->txn, &from, out);
 	return a;
+}
+
+static void take_rates(struct session *s)
+{
+	const struct txn *t = s->txn;
+
+	if (t->tenant)
+		rates_take(s->server->rates, settings_tenant(s->server->settings, t->tenant),
+		    t->rcpt_count, t->body.bytes, loop_now_ms(s->server->loop));
 }
 
 /* --- a message in memory -----------------------------------------------------------------------
@@ -200,6 +212,7 @@ static bool commit(struct session *s)
 		buf_fini(&envelope);
 		return false;
 	}
+	take_rates(s);
 	buf_init(&headers, INPUT_BYTES);
 	put_headers(s, id, wall_ms, &headers);
 	log_message(s, id, wall_ms);
@@ -364,11 +377,20 @@ static void want_stream(struct session *s)
 	segstream_open(s->server->writer, size, on_stream, s);
 }
 
+/* Others of the tenant's may have come while it did: its limits are asked once more, and only now
+ * is something taken, so that what ends early costs nothing. */
 static void close_stream(struct session *s)
 {
 	struct txn *t = s->txn;
 	struct segstream *stream = t->stream;
+	enum answer a =
+	    t->tenant ? session_tenant_rate(s, t->tenant, 1, t->rcpt_count) : ANSWER_NONE;
 
+	if (a != ANSWER_NONE) {
+		end_refused(s, a);
+		return;
+	}
+	take_rates(s);
 	stream_content(s, 1);
 	struct record lengths = {.envelope_bytes = t->envelope_bytes,
 	    .headers_bytes = t->headers_bytes,

@@ -118,7 +118,8 @@ static int prepare(void *ctx, const struct conf *conf, uint32_t config, char why
 
 	make_server(d);
 	settings_unref(&d->prepared);
-	d->prepared = settings_new(conf, config, &d->secrets, d->processors, why);
+	d->prepared =
+	    settings_new(conf, config, &d->secrets, d->processors, worker_instance(d->worker), why);
 	secrets_clear(&d->secrets);
 	return d->prepared ? 0 : -1;
 }

@@ -310,6 +310,7 @@ struct server *server_new(struct loop *loop)
 	loop_on_turn_end(
 	    loop, on_turn_end, s); /* before the writer's: what it hands in goes this turn */
 	s->writer = segwriter_new(loop);
+	s->rates = rates_new();
 	log_hold();
 	return s;
 }
@@ -332,6 +333,7 @@ void server_free(struct server **server)
 	}
 	loop_timer_cancel(s->loop, &s->accept_again);
 	segwriter_free(&s->writer);
+	rates_free(&s->rates);
 	settings_unref(&s->settings);
 	log_flush();
 	free(s);

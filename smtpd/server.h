@@ -2,6 +2,7 @@
 #pragma once
 #include "common/loop.h"
 #include "common/segwrite.h"
+#include "smtpd/rates.h"
 #include "smtpd/settings.h"
 #include <stdint.h>
 /*
@@ -21,7 +22,7 @@ struct acceptor { /* one listening socket of one configuration */
 };
 struct server_counters {
 	uint64_t accepted, refused_full, refused_relay, messages, rejected, deferred, bytes_in,
-	    lost, timeouts, starttls;
+	    lost, timeouts, starttls, over_rate[IN_RATES];
 };
 enum {
 	INPUT_BYTES = 65536,   /* one read of one client: also what it can make us do in a turn */
@@ -35,6 +36,7 @@ enum {
 struct server {
 	struct loop *loop;
 	struct segwriter *writer;
+	struct rates *rates;	    /* owned: what tenants may bring */
 	struct settings *settings;  /* in use; NULL before the first */
 	struct acceptor *acceptors; /* owned */
 	struct session *sessions;   /* all, owned */

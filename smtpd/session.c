@@ -88,7 +88,13 @@ void session_end(struct session *s)
 
 void session_answer(struct session *s, enum answer a)
 {
-	answer_put(&s->reply, a);
+	if (a == ANSWER_TENANT_RATE) {
+		char line[ANSWER_LINE_MAX];
+		buf_str(&s->reply, answer_with(line, a, s->detail));
+		buf_cstr(&s->reply, "\r\n");
+	} else {
+		answer_put(&s->reply, a);
+	}
 	if (answer_ends(a)) {
 		session_end(s);
 		return;
@@ -104,8 +110,8 @@ void session_answer(struct session *s, enum answer a)
  * by max-errors a session. */
 void session_reject(struct session *s, const char *at, enum answer a, const char *address)
 {
-	struct str text = answer_text(a);
-	char quoted[ADDRESS_MAX + 8] = "";
+	char line[ANSWER_LINE_MAX], quoted[ADDRESS_MAX + 8] = "";
+	struct str text = answer_with(line, a, a == ANSWER_TENANT_RATE ? s->detail : "");
 	int code = answer_code(a);
 
 	if (code == 500 || code == 501 || code == 502 || code == 503 || code == 555)
@@ -116,6 +122,24 @@ void session_reject(struct session *s, const char *at, enum answer a, const char
 		 "helo=<%s>",
 	    at, s->client, text.p, quoted, (int)text.n - 10, text.p + 10,
 	    s->txn ? s->txn->sender : "", address, s->ehlo ? "ESMTP" : "SMTP", s->helo);
+}
+
+/* Sessions keep the settings they began with; limits are the newest, at once. */
+enum answer session_tenant_rate(
+    struct session *s, const struct tenant *t, uint64_t messages, uint64_t rcpts)
+{
+	static const enum conf_opt opts[IN_RATES] = {
+	    CO_TENANT_max_msg_in_rate, CO_TENANT_max_rcpt_in_rate, CO_TENANT_max_data_in_rate};
+	enum in_rate which;
+
+	t = settings_tenant(s->server->settings, t);
+	which = rates_check(s->server->rates, t, messages, rcpts, loop_now_ms(s->server->loop));
+	if (which == IN_RATES)
+		return ANSWER_NONE;
+	s->server->counters.over_rate[which]++;
+	snprintf(s->detail, sizeof(s->detail), "tenant %.100s may bring %s %.60s", t->name,
+	    conf_opt_key(opts[which]), t->in[which].text);
+	return ANSWER_TENANT_RATE;
 }
 
 void session_drop_txn(struct session *s)

@@ -59,6 +59,7 @@ struct session {
 	bool stalled; /* input was left because the mode, or too much output, forbade to look at it
 		       */
 	const struct tenant *client_tenant; /* by its address; NULL: none */
+	char detail[256];		    /* of the last ANSWER_TENANT_RATE: whose and which */
 	char helo[DOMAIN_MAX + 1];	    /* "": none yet */
 	struct txn *txn;		    /* owned; NULL: none */
 	uint64_t chunk_left;
@@ -86,6 +87,9 @@ void session_credit(struct session *s); /* MODE_PARKED: try again; may free it *
 void session_answer(struct session *s, enum answer a);
 void session_text(struct session *s, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void session_reject(struct session *s, const char *at, enum answer a, const char *address);
+/* This much from this tenant now? ANSWER_NONE, or the refusal; `detail` says which limit. */
+enum answer session_tenant_rate(
+    struct session *s, const struct tenant *t, uint64_t messages, uint64_t rcpts);
 void session_drop_txn(struct session *s);
 void session_end(struct session *s);		  /* after what is in `reply` */
 void session_wait_command(struct session *s);	  /* a new deadline for the next command */

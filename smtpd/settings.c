@@ -115,7 +115,7 @@ static void read_vmtas(struct settings *s, const struct conf_node *root)
 }
 
 struct settings *settings_new(const struct conf *conf, uint32_t config,
-    const struct secrets *secrets, unsigned processes, char why[500])
+    const struct secrets *secrets, unsigned processes, unsigned instance, char why[500])
 {
 	struct settings *s = xcalloc(1, sizeof(*s));
 	size_t listeners = count_children(conf->root, CONF_LISTENER);
@@ -128,7 +128,7 @@ struct settings *settings_new(const struct conf *conf, uint32_t config,
 	if (conf_num(conf->root, CO_GLOBAL_smtpd_processes) > 0)
 		processes = (unsigned)conf_num(conf->root, CO_GLOBAL_smtpd_processes);
 	s->connections_max = processes > 1 ? (all + processes - 1) / processes : all;
-	s->tenants = tenants_new(conf_clone(conf));
+	s->tenants = tenants_new(conf_clone(conf), processes, instance);
 	s->listeners = xcalloc(listeners + 1, sizeof(struct listener));
 	for (const struct conf_node *n = conf_next(conf->root, CONF_LISTENER, NULL); n;
 	     n = conf_next(conf->root, CONF_LISTENER, n)) {
@@ -175,4 +175,11 @@ bool settings_has_vmta(const struct settings *s, const char *name)
 		if (strcmp(s->vmtas[i], name) == 0)
 			return true;
 	return false;
+}
+
+const struct tenant *settings_tenant(const struct settings *s, const struct tenant *t)
+{
+	const struct tenant *now = tenants_named(s->tenants, str_of(t->name));
+
+	return now ? now : t;
 }

@@ -41,9 +41,12 @@ struct secrets {
 };
 void secrets_add(struct secrets *s, enum secret_kind kind, uint16_t index, struct str pem);
 void secrets_clear(struct secrets *s);
-/* processes: number of smtpd on this machine, for "auto". NULL with why filled. */
+/* processes: number of smtpd on this machine, for "auto"; instance: which of them this is. NULL
+ * with why filled. */
 struct settings *settings_new(const struct conf *conf, uint32_t config,
-    const struct secrets *secrets, unsigned processes, char why[500]);
+    const struct secrets *secrets, unsigned processes, unsigned instance, char why[500]);
 struct settings *settings_ref(struct settings *s);
 void settings_unref(struct settings **s);
+/* The same tenant in these settings; itself if it is gone. */
+const struct tenant *settings_tenant(const struct settings *s, const struct tenant *t);
 bool settings_has_vmta(const struct settings *s, const char *name);

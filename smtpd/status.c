@@ -54,6 +54,10 @@ static void verb_status(
 	put(row, "messages", c->messages);
 	put(row, "messages_rejected", c->rejected);
 	put(row, "messages_deferred", c->deferred);
+	put(row, "tenant_message_rate_refused", c->over_rate[IN_MSG]);
+	put(row, "tenant_recipient_rate_refused", c->over_rate[IN_RCPT]);
+	put(row, "tenant_data_rate_refused", c->over_rate[IN_DATA]);
+	put(row, "tenants_below_full_rate", rates_count(s->rates));
 	put(row, "content_bytes", c->bytes_in);
 	put(row, "content_in_memory", s->content_bytes);
 	put(row, "connections_lost", c->lost);

@@ -7,7 +7,6 @@
  */
 #include "smtpd/tenants.h"
 
-#include <search.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +33,26 @@ struct tenants {
 	const struct tenant *fallback;
 	bool refuses_unknown;
 };
+
+static struct tenant *named(const struct tenants *t, struct str name)
+{
+	size_t low = 0, high = t->count;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		struct str other = str_of(t->all[middle].name);
+		size_t common = other.n < name.n ? other.n : name.n;
+		int order = memcmp(other.p, name.p, common);
+
+		if (order == 0 && other.n == name.n)
+			return &t->all[middle];
+		if (order < 0 || (order == 0 && other.n < name.n))
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return NULL;
+}
 
 /* ---- made from a configuration ---- */
 
@@ -113,7 +132,35 @@ static size_t count_tenants(const struct conf_node *root)
 	return count;
 }
 
-struct tenants *tenants_new(struct conf *conf)
+/* The rate of one process: exactly its part of the tokens, and of the burst what is left over goes
+ * to the first ones. A bucket that holds nothing would refuse all: each holds one. */
+static void read_limit(struct in_limit *l, const struct conf_node *n, enum conf_opt opt,
+    unsigned processes, unsigned instance)
+{
+	const struct conf_value *v = conf_get(n, opt);
+	uint64_t burst;
+
+	l->rate = rate_read(v);
+	l->text = v->text ? v->text : "";
+	if (l->rate.n == 0)
+		return;
+	burst = l->rate.burst / processes + (instance < l->rate.burst % processes);
+	l->rate.per_ms *= processes;
+	l->rate.burst = burst ? burst : 1;
+}
+
+static void read_limits(
+    struct tenants *t, const struct conf_node *n, unsigned processes, unsigned instance)
+{
+	struct tenant *tenant = named(t, str_of(conf_text(n, CO_TENANT_name)));
+	static const enum conf_opt opts[IN_RATES] = {
+	    CO_TENANT_max_msg_in_rate, CO_TENANT_max_rcpt_in_rate, CO_TENANT_max_data_in_rate};
+
+	for (int i = 0; i < IN_RATES; i++)
+		read_limit(&tenant->in[i], n, opts[i], processes, instance);
+}
+
+struct tenants *tenants_new(struct conf *conf, unsigned processes, unsigned instance)
 {
 	struct tenants *t = xcalloc(1, sizeof(*t));
 	const struct conf_node *n = NULL;
@@ -128,8 +175,8 @@ struct tenants *tenants_new(struct conf *conf)
 		    .from = (enum tenant_check)conf_num(n, CO_TENANT_check_from),
 		    .headers = (enum tenant_check)conf_num(n, CO_TENANT_check_headers)};
 	qsort(t->all, t->count, sizeof(*t->all), order_tenants);
-	for (size_t i = 0; i < t->count; i++)
-		t->all[i].index = i;
+	while ((n = conf_next(conf->root, CONF_TENANT, n)))
+		read_limits(t, n, processes ? processes : 1, instance);
 	while ((n = conf_next(conf->root, CONF_TENANT, n)))
 		read_tenant(t, n, tenants_named(t, str_of(conf_text(n, CO_TENANT_name))));
 	if (t->value_count)
@@ -174,22 +221,7 @@ size_t tenants_count(const struct tenants *t)
 
 const struct tenant *tenants_named(const struct tenants *t, struct str name)
 {
-	size_t low = 0, high = t->count;
-
-	while (low < high) {
-		size_t middle = low + (high - low) / 2;
-		struct str other = str_of(t->all[middle].name);
-		size_t common = other.n < name.n ? other.n : name.n;
-		int order = memcmp(other.p, name.p, common);
-
-		if (order == 0 && other.n == name.n)
-			return &t->all[middle];
-		if (order < 0 || (order == 0 && other.n < name.n))
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return NULL;
+	return named(t, name);
 }
 
 int tenants_header(const struct tenants *t, struct str name)
@@ -213,9 +245,11 @@ static const struct tenant *find(const struct by_text *list, size_t n, int heade
 	return found ? found->tenant : NULL;
 }
 
+/* One near the length at which the receiver of content cuts may have been longer. */
 const struct tenant *tenants_match(const struct tenants *t, int header, struct str value)
 {
-	return find(t->values, t->value_count, header, value);
+	return value.n + 4 > MATCH_VALUE_MAX ? NULL
+					     : find(t->values, t->value_count, header, value);
 }
 
 const struct tenant *tenants_client(const struct tenants *t, const uint8_t address[16])
@@ -250,6 +284,11 @@ const struct tenant *tenants_sender(const struct tenants *t, struct str sender)
 	return NULL;
 }
 
+bool tenants_known_early(const struct tenants *t, bool takes_x_tenant)
+{
+	return !takes_x_tenant && t->header_count == 0;
+}
+
 enum answer tenants_choose(
     const struct tenants *t, const struct tenant_evidence *e, const struct tenant **tenant)
 {
@@ -270,39 +309,104 @@ enum answer tenants_choose(
 
 /* ---- what a message must look like ---- */
 
-/* The address of a From value with exactly one: between < and >, or bare. RFC 5322 3.6.2. Quoted
- * strings and comments are passed over, so that an address in a display name counts for nothing. */
-static bool one_address(struct str value, struct str *address)
+/* The From value without comments, and of its addr-spec what stands between < and >, if anything
+ * does. RFC 5322 3.4, without groups and routes: what two readers may read in two ways is no
+ * address to us. */
+struct from_scan {
+	char bare[FROM_VALUE_MAX + 1], angle[FROM_VALUE_MAX + 1];
+	size_t bare_n, angle_n;
+	int depth;
+	bool quoted, in_angle, after_angle, bad;
+};
+
+static void scan_char(struct from_scan *f, char c)
 {
-	size_t begin = 0, commas = 0, angles = 0;
-	int depth = 0;
-	bool quoted = false;
-	struct str bare = value;
+	if (f->depth)
+		f->depth += c == '(' ? 1 : c == ')' ? -1 : 0;
+	else if (c == '(' && !f->quoted)
+		f->depth = 1;
+	else if (c == '<' && !f->quoted && !f->in_angle && !f->after_angle)
+		f->in_angle = true;
+	else if (c == '>' && !f->quoted && f->in_angle)
+		f->in_angle = false, f->after_angle = true;
+	else if (!f->quoted && strchr(",;:<>", c))
+		f->bad = true;
+	else if (f->after_angle)
+		f->bad = f->bad || (c != ' ' && c != '\t');
+	else if (f->in_angle)
+		f->angle[f->angle_n++] = c;
+	else
+		f->bare[f->bare_n++] = c;
+	if (c == '"' && !f->depth)
+		f->quoted = !f->quoted;
+}
 
-	for (size_t i = 0; i < value.n; i++) {
-		char c = value.p[i];
+/* A pair of backslash and character counts for itself alone. */
+static void scan_pair(struct from_scan *f, struct str pair)
+{
+	for (size_t i = 0; i < pair.n && !f->depth; i++)
+		if (f->in_angle)
+			f->angle[f->angle_n++] = pair.p[i];
+		else
+			f->bare[f->bare_n++] = pair.p[i];
+}
 
-		if (c == '\\' && (quoted || depth)) {
+/* One @ outside quotes, something before it, and a domain without blanks behind it. */
+static bool one_at(struct str address, struct str *domain)
+{
+	bool quoted = false, found = false;
+
+	for (size_t i = 0; i < address.n; i++) {
+		char c = address.p[i];
+
+		if (c == '\\' && quoted) {
 			i++;
-		} else if (quoted || (c == '"' && !depth)) {
-			quoted = quoted != (c == '"');
-		} else if (c == '(' || (c == ')' && depth)) {
-			depth += c == '(' ? 1 : -1;
-		} else if (depth == 0 && c == '<') {
-			angles++;
-			begin = i + 1;
-		} else if (depth == 0 && c == '>' && angles) {
-			*address = (struct str){value.p + begin, i - begin};
-		} else if (depth == 0 && c == ',') {
-			commas++;
+		} else if (c == '"') {
+			quoted = !quoted;
+			if (found)
+				return false;
+		} else if (c == '@' && !quoted) {
+			if (found || i == 0)
+				return false;
+			found = true;
+			*domain = (struct str){address.p + i + 1, address.n - i - 1};
+		} else if ((c == ' ' || c == '\t' || c == '\\') && !quoted) {
+			return false;
 		}
 	}
-	if (angles == 0) {
-		while (bare.n && (bare.p[bare.n - 1] == ' ' || bare.p[bare.n - 1] == '\t'))
-			bare.n--;
-		*address = bare;
-	}
-	return commas == 0 && angles <= 1 && domain_of(*address).n > 0;
+	return found && domain->n > 0;
+}
+
+static struct str trimmed(const char *p, size_t n)
+{
+	while (n && (p[0] == ' ' || p[0] == '\t'))
+		p++, n--;
+	while (n && (p[n - 1] == ' ' || p[n - 1] == '\t'))
+		n--;
+	return (struct str){p, n};
+}
+
+/* The domain of a From value with exactly one address, copied to `domain`. One near the length at
+ * which the receiver of content cuts is none: what was cut off might be a second. */
+static bool one_address(struct str value, char domain[FROM_VALUE_MAX + 1])
+{
+	struct from_scan f = {.bare_n = 0};
+	struct str address, found;
+
+	if (value.n + 4 > FROM_VALUE_MAX)
+		return false;
+	for (size_t i = 0; i < value.n; i++)
+		if (value.p[i] == '\\' && (f.quoted || f.depth) && i + 1 < value.n)
+			scan_pair(&f, (struct str){value.p + i++, 2});
+		else
+			scan_char(&f, value.p[i]);
+	if (f.bad || f.quoted || f.depth || f.in_angle)
+		return false;
+	address = f.after_angle ? trimmed(f.angle, f.angle_n) : trimmed(f.bare, f.bare_n);
+	if (!one_at(address, &found))
+		return false;
+	str_copy(domain, FROM_VALUE_MAX + 1, found);
+	return true;
 }
 
 static bool is_aligned(const struct tenant *t, struct str domain)
@@ -332,15 +436,15 @@ static void find_fault(
 static void judge_from(
     const struct tenant *t, const struct header_facts *facts, struct tenant_verdict *v)
 {
-	struct str address = STR("");
+	char domain[FROM_VALUE_MAX + 1];
 
 	if (facts->count[SINGLETON_FROM] == 0)
 		find_fault(v, t->from, "no From header", "");
 	else if (facts->count[SINGLETON_FROM] > 1)
 		find_fault(v, t->from, "more than one From header", "");
-	else if (!one_address(facts->from, &address))
+	else if (!one_address(facts->from, domain))
 		find_fault(v, t->from, "From is not one address", "");
-	else if (!is_aligned(t, domain_of(address)))
+	else if (!is_aligned(t, str_of(domain)))
 		find_fault(v, t->from, "From is not in the tenant's domains", "");
 }
 

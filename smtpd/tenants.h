@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: ISC */
 #pragma once
 #include "common/addr.h"
+#include "common/bucket.h"
 #include "common/conf.h"
 #include "smtpd/answer.h"
 /*
@@ -8,18 +9,28 @@
  * configuration, asked with what the header, the envelope and the client are.
  */
 enum tenant_check { CHECK_OFF, CHECK_TAG, CHECK_QUARANTINE, CHECK_REFUSE };
+enum in_rate { IN_MSG, IN_RCPT, IN_DATA, IN_RATES };
+struct in_limit {
+	struct rate rate; /* this process' part; n 0: none */
+	const char *text; /* as configured; borrowed from the tree */
+};
 struct tenant {
 	char *name;			  /* owned */
 	const char *vmta;		  /* "": the listener's; borrowed from the tree */
 	const struct conf_value *vmtas;	  /* that X-Virtual-MTA may name; none: all */
 	const struct conf_value *domains; /* sender-domains */
 	enum tenant_check from, headers;
-	size_t index;
+	struct in_limit in[IN_RATES];
 };
 struct tenants;
-enum { TENANT_HEADERS_MAX = 16 }; /* different header names that `match` may speak of */
-/* Takes the tree, which the tenants point into. */
-struct tenants *tenants_new(struct conf *conf);
+enum {
+	TENANT_HEADERS_MAX = 16, /* different header names that `match` may speak of */
+	MATCH_VALUE_MAX = 255,	 /* of a header of `match`; a longer one names nobody */
+	FROM_VALUE_MAX = 998,	 /* a line, RFC 5322 2.1.1; a longer one is not one address */
+};
+/* Takes the tree, which the tenants point into. processes: among which limits are divided; this is
+ * number `instance` of them. */
+struct tenants *tenants_new(struct conf *conf, unsigned processes, unsigned instance);
 void tenants_free(struct tenants **t);
 size_t tenants_count(const struct tenants *t);
 const struct tenant *tenants_named(const struct tenants *t, struct str name); /* NULL: none */
@@ -36,6 +47,8 @@ struct tenant_evidence {   /* in the order of their weight */
 	const struct tenant *match, *listener, *client;
 	struct str sender;
 };
+/* Nothing that is still to come, no header, can say otherwise. */
+bool tenants_known_early(const struct tenants *t, bool takes_x_tenant);
 /* *tenant NULL: nobody's. ANSWER_UNKNOWN_TENANT when unknown-tenant says refuse. */
 enum answer tenants_choose(
     const struct tenants *t, const struct tenant_evidence *e, const struct tenant **tenant);

@@ -18,6 +18,8 @@ struct txn {
 	struct buf rcpts; /* encoded recipients; owned */
 	unsigned rcpt_count;
 	char first_rcpt[ADDRESS_MAX + 1];
+	const struct tenant
+	    *tenant;	     /* whose mail it is, once nothing can say otherwise; borrowed */
 	char check[200];     /* what was wrong with its header, for X-Postern-Check; "": nothing */
 	int64_t deadline_ms; /* monotonic */
 	bool receiving;	     /* body is in use */

@@ -13,7 +13,7 @@
 
 /* --- EHLO, HELO ------------------------------------------------------------------------------- */
 
-static enum answer check_ehlo(const struct session *s, const struct command *c)
+static enum answer check_ehlo(struct session *s, const struct command *c)
 {
 	(void)s;
 	(void)c;
@@ -38,7 +38,7 @@ static void do_ehlo(struct session *s, const struct command *c)
 
 /* --- STARTTLS --------------------------------------------------------------------------------- */
 
-static enum answer check_starttls(const struct session *s, const struct command *c)
+static enum answer check_starttls(struct session *s, const struct command *c)
 {
 	(void)c;
 	if (s->tls)
@@ -60,13 +60,36 @@ static void do_starttls(struct session *s, const struct command *c)
 
 /* --- MAIL, RCPT ------------------------------------------------------------------------------- */
 
-static enum answer check_mail(const struct session *s, const struct command *c)
+/* Whose mail it will be, where no header can say otherwise; NULL: not known yet, or nobody's. */
+static const struct tenant *early_tenant(const struct session *s, struct str sender)
 {
+	const struct tenants *tenants = s->settings->tenants;
+	struct tenant_evidence evidence = {
+	    .listener = s->listener->tenant, .client = s->client_tenant, .sender = sender};
+	const struct tenant *tenant = NULL;
+
+	if (tenants_count(tenants) == 0 ||
+	    !tenants_known_early(tenants, s->listener->process_x_tenant) ||
+	    tenants_choose(tenants, &evidence, &tenant) != ANSWER_NONE)
+		return NULL;
+	return tenant;
+}
+
+static enum answer check_mail(struct session *s, const struct command *c)
+{
+	char sender[ADDRESS_MAX + 1];
+	const struct tenant *tenant;
+	enum answer a;
 	struct policy_load load = {.stopping = s->server->stopping,
 	    .writer = segwriter_state(s->server->writer),
 	    .content_bytes = s->server->content_bytes};
 
-	return policy_mail(&load, c->size, s->settings->max_message);
+	a = policy_mail(&load, c->size, s->settings->max_message);
+	if (a != ANSWER_NONE)
+		return a;
+	mailbox_print(sender, &c->mailbox);
+	tenant = early_tenant(s, str_of(sender));
+	return tenant ? session_tenant_rate(s, tenant, 1, 1) : ANSWER_NONE;
 }
 
 static void do_mail(struct session *s, const struct command *c)
@@ -74,13 +97,19 @@ static void do_mail(struct session *s, const struct command *c)
 	int64_t deadline_ms = loop_now_ms(s->server->loop) + s->listener->transaction_timeout_ms;
 
 	s->txn = txn_new(c, deadline_ms);
+	s->txn->tenant = early_tenant(s, str_of(s->txn->sender));
 	session_answer(s, ANSWER_SENDER_OK);
 }
 
-static enum answer check_rcpt(const struct session *s, const struct command *c)
+static enum answer check_rcpt(struct session *s, const struct command *c)
 {
+	const struct txn *t = s->txn;
+	enum answer a = policy_relay(s->listener, s->address);
+
 	(void)c;
-	return policy_relay(s->listener, s->address);
+	if (a == ANSWER_NONE && t->tenant)
+		a = session_tenant_rate(s, t->tenant, 1, t->rcpt_count + 1);
+	return a;
 }
 
 static void do_rcpt(struct session *s, const struct command *c)
@@ -92,7 +121,7 @@ static void do_rcpt(struct session *s, const struct command *c)
 
 /* --- DATA, BDAT ------------------------------------------------------------------------------- */
 
-static enum answer check_data(const struct session *s, const struct command *c)
+static enum answer check_data(struct session *s, const struct command *c)
 {
 	(void)s;
 	(void)c;
@@ -107,7 +136,7 @@ static void do_data(struct session *s, const struct command *c)
 	s->mode = MODE_DATA;
 }
 
-static enum answer check_bdat(const struct session *s, const struct command *c)
+static enum answer check_bdat(struct session *s, const struct command *c)
 {
 	(void)s;
 	(void)c;
@@ -131,7 +160,7 @@ static void do_bdat(struct session *s, const struct command *c)
 /* --- RSET, NOOP, VRFY, HELP, QUIT, and what we do not have -------------------------------------
  */
 
-static enum answer check_rset(const struct session *s, const struct command *c)
+static enum answer check_rset(struct session *s, const struct command *c)
 {
 	(void)s;
 	(void)c;
@@ -175,7 +204,7 @@ static void do_quit(struct session *s, const struct command *c)
 	session_end(s);
 }
 
-static enum answer check_not_here(const struct session *s, const struct command *c)
+static enum answer check_not_here(struct session *s, const struct command *c)
 {
 	(void)s;
 	(void)c;
@@ -192,7 +221,7 @@ static void do_not_here(struct session *s, const struct command *c)
 
 static const struct {
 	unsigned phases;
-	enum answer (*check)(const struct session *s, const struct command *c);
+	enum answer (*check)(struct session *s, const struct command *c);
 	void (*run)(struct session *s, const struct command *c);
 } verbs[VERB_COUNT] = {
 #define VERB(id, text, handler, phases) [VERB_##id] = {phases, check_##handler, do_##handler},

@@ -2,18 +2,46 @@
 /*
  * Any content, cut anywhere: what is queued has no bare CR or LF, no NUL, no end of data inside,
  * ends with CR LF, and none of the fields that must be removed; DATA ends at the first CR LF . CR
- * LF and nowhere else; cutting changes nothing. The first byte chooses DATA or BDAT, the second the
- * cuts.
+ * LF and nowhere else; cutting changes nothing, whose mail it is and what is wrong with it
+ * included; a From that passes for aligned has no byte in it that could make it anybody else's. The
+ * first byte chooses DATA or BDAT, the second the cuts.
  */
 #include "smtpd/body.h"
+#include "common/conf_impl.h"
 #include "common/str.h"
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const struct body_limits limits = {.content_max = 65536, .header_max = 4096, .hops_max = 5};
+static struct body_limits limits = {.content_max = 65536, .header_max = 4096, .hops_max = 5};
+static struct tenants *tenants;
+
+/* Made once: two tenants, told apart by headers. */
+static void make_tenants(void)
+{
+	static const char text[] =
+	    "tenants = ( { name = \"a\"; sender-domains = [ \"a.example\" ];\n"
+	    "  check-from = \"refuse\"; check-headers = \"tag\";\n"
+	    "  match = { header = \"X-C\"; value = \"Acme Inc\"; }; },\n"
+	    " { name = \"b\"; match = { header = \"From\"; value = \"b\"; }; } );\n";
+	char path[] = "/tmp/fuzz-body-XXXXXX";
+	struct buf errors;
+	int fd = mkstemp(path);
+
+	if (fd < 0 || write(fd, text, sizeof(text) - 1) != (ssize_t)sizeof(text) - 1)
+		abort();
+	close(fd);
+	buf_init(&errors, 65536);
+	tenants = tenants_new(conf_load_anyway(path, &errors), 1, 0);
+	unlink(path);
+	buf_fini(&errors);
+	limits.tenants = tenants;
+	if (tenants_count(tenants) != 2)
+		abort();
+}
 
 static void check_queued(const char *p, size_t n)
 {
@@ -38,12 +66,39 @@ static void check_queued(const char *p, size_t n)
 }
 
 struct result {
+	const struct tenant *tenant;
+	struct tenant_verdict verdict;
 	enum answer answer;
 	bool ended;
 	size_t eaten;
 	struct buf out;
 	struct body b;
 };
+
+/* The last @ of the value stands before the domain, and nothing but the address' end behind it. */
+static void check_aligned(const char *from)
+{
+	const char *at = strrchr(from, '@');
+
+	if (!at || (!strcasestr(from, "a.example")))
+		abort();
+}
+
+static void judge(struct result *r)
+{
+	struct header_facts facts = {.from = str_of(r->b.from)};
+	struct tenant_evidence e = {.has_x_tenant = r->b.has_tenant,
+	    .x_tenant = str_of(r->b.tenant),
+	    .match = r->b.match,
+	    .sender = STR("x@mail.a.example")};
+
+	memcpy(facts.count, r->b.singletons, sizeof(facts.count));
+	if (tenants_choose(tenants, &e, &r->tenant) != ANSWER_NONE || !r->tenant)
+		abort();
+	tenant_judge(tenants_named(tenants, STR("a")), &facts, &r->verdict);
+	if (r->verdict.action != CHECK_REFUSE)
+		check_aligned(r->b.from);
+}
 
 static void feed(struct result *r, const uint8_t *p, size_t n, bool chunked, size_t step)
 {
@@ -62,6 +117,7 @@ static void feed(struct result *r, const uint8_t *p, size_t n, bool chunked, siz
 		n -= take - in.n;
 	}
 	r->answer = body_end(&r->b);
+	judge(r);
 }
 
 static size_t true_end(const uint8_t *p, size_t n)
@@ -76,6 +132,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct result a, b;
 
+	if (!tenants)
+		make_tenants();
 	if (size < 2 || size > 20000)
 		return 0;
 	bool chunked = data[0] & 1;
@@ -87,6 +145,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if ((a.answer == ANSWER_NONE) != (b.answer == ANSWER_NONE) || a.ended != b.ended ||
 	    a.eaten != b.eaten || a.out.n != b.out.n ||
 	    (a.out.n && memcmp(a.out.p, b.out.p, a.out.n) != 0))
+		abort();
+	if (a.answer == ANSWER_NONE &&
+	    (a.tenant != b.tenant || a.verdict.action != b.verdict.action ||
+		strcmp(a.verdict.why, b.verdict.why) != 0))
 		abort();
 	if (!chunked) {
 		size_t end = true_end(p, n);

@@ -51,7 +51,7 @@ static inline struct settings *harness_settings(void)
 	struct settings *s = xcalloc(1, sizeof(*s));
 	s->refs = 1;
 	s->config = 1;
-	s->tenants = tenants_new(conf_new());
+	s->tenants = tenants_new(conf_new(), 1, 0);
 	strcpy(s->host, "mx.test");
 	s->max_message = 4 << 20;
 	s->connections_max = 100;

@@ -420,6 +420,110 @@ static void test_client_resets_while_it_waits_for_a_segment(void **state)
 	assert_int_equal(h.server->content_bytes, 0);
 }
 
+/* A message in memory and one that streams: refused at its end, by name, and nothing is kept. */
+static void rate_at_the_end(bool early)
+{
+	static char piece[500000];
+	char owner[] = "acme";
+	struct tenant tenant = {.name = owner,
+	    .vmta = "",
+	    .in = {[IN_MSG] = {{1, 2, 3600000}, "1/h burst 2"},
+		[IN_DATA] = {{1000, 400000, 1000}, "1000/s burst 400000"}}};
+	const struct conf_value none = {.count = 0};
+	struct client c;
+
+	tenant.domains = tenant.vmtas = &none;
+	for (size_t i = 0; i < sizeof(piece); i++)
+		piece[i] = i % 50 == 48 ? '\r' : i % 50 == 49 ? '\n' : 'y';
+	h.listener->tenant = &tenant;
+	h.listener->process_x_tenant = !early;
+	client_hello(&c, &h);
+	send_mail(&c);
+	begin_mail(&c);
+	client_say(&c, "DATA", "354");
+	client_send_bytes(&c, piece, sizeof(piece));
+	client_send(&c, ".\r\n");
+	client_expect(&c, "250 2.0.0 Ok: queued"); /* overdraws the bytes */
+	UNTIL(&h, h.q.accepted == 2);
+	if (early) {
+		client_say(&c, "MAIL FROM:<a@b.test>",
+		    "452 4.3.1 Error: too much mail at once, try again later: tenant acme may "
+		    "bring max-msg-in-rate 1/h burst 2\r\n");
+	} else {
+		begin_mail(&c);
+		client_say(&c, "DATA", "354");
+		client_send(&c, "Subject: x\r\n\r\nx\r\n.\r\n");
+		client_expect(&c,
+		    "452 4.3.1 Error: too much mail at once, try again later: tenant acme may "
+		    "bring max-msg-in-rate 1/h burst 2\r\n");
+		begin_mail(&c);
+		client_say(&c, "DATA", "354");
+		client_send_bytes(&c, piece, sizeof(piece));
+		client_send(&c, ".\r\n");
+		client_expect(&c, "452 4.3.1 Error: too much mail at once");
+		tenant.in[IN_MSG].rate.n = 0;
+		begin_mail(&c);
+		client_say(&c, "DATA", "354");
+		client_send(&c, "Subject: x\r\n\r\nx\r\n.\r\n");
+		client_expect(&c,
+		    "452 4.3.1 Error: too much mail at once, try again later: tenant acme may "
+		    "bring max-data-in-rate 1000/s burst 400000\r\n");
+	}
+	assert_int_equal(h.q.accepted, 2);
+	assert_int_equal(h.server->counters.over_rate[IN_MSG], early ? 1 : 2);
+	assert_int_equal(h.server->counters.over_rate[IN_DATA], !early);
+	h.listener->tenant = NULL; /* others are not concerned */
+	send_mail(&c);
+	client_close(&c);
+	UNTIL(&h, h.server->session_count == 0);
+	assert_int_equal(h.server->content_bytes, 0);
+}
+
+static void test_tenant_rates(void **state)
+{
+	(void)state;
+	rate_at_the_end(false);
+}
+
+static void test_tenant_rates_known_early(void **state)
+{
+	(void)state;
+	rate_at_the_end(true);
+}
+
+/* Two streams that began together: the second to end is over the limit. */
+static void test_tenant_rates_of_streams(void **state)
+{
+	static char piece[500000];
+	char owner[] = "acme";
+	struct tenant tenant = {
+	    .name = owner, .vmta = "", .in = {[IN_MSG] = {{1, 1, 3600000}, "1/h"}}};
+	const struct conf_value none = {.count = 0};
+	struct client c[2];
+
+	(void)state;
+	tenant.domains = tenant.vmtas = &none;
+	for (size_t i = 0; i < sizeof(piece); i++)
+		piece[i] = i % 50 == 48 ? '\r' : i % 50 == 49 ? '\n' : 'y';
+	h.listener->tenant = &tenant;
+	for (int i = 0; i < 2; i++) {
+		client_hello(&c[i], &h);
+		begin_mail(&c[i]);
+		client_say(&c[i], "DATA", "354");
+		client_send_bytes(&c[i], piece, sizeof(piece));
+		UNTIL(&h, h.server->sessions->txn->stream != NULL);
+	}
+	client_send(&c[1], ".\r\n");
+	client_expect(&c[1], "250 2.0.0 Ok: queued");
+	client_send(&c[0], ".\r\n");
+	client_expect(&c[0], "452 4.3.1 Error: too much mail at once");
+	assert_int_equal(h.q.accepted, 1);
+	for (int i = 0; i < 2; i++)
+		client_close(&c[i]);
+	UNTIL(&h, h.server->session_count == 0 && segwriter_idle(h.server->writer));
+	assert_int_equal(h.server->content_bytes, 0);
+}
+
 /* Slow streams of one client leave room for others; what is refused is 4xx. */
 static void test_streams_of_one_client(void **state)
 {
@@ -946,6 +1050,9 @@ int main(void)
 	    T(test_client_leaves_in_a_stream),
 	    T(test_client_resets_while_it_waits_for_a_segment),
 	    T(test_streams_of_one_client),
+	    T(test_tenant_rates),
+	    T(test_tenant_rates_known_early),
+	    T(test_tenant_rates_of_streams),
 	    T(test_content_counts_until_it_is_written),
 	    T(test_client_leaves_while_committing),
 	    T(test_refusals_of_the_writer),

@@ -55,7 +55,7 @@ static const char *chosen(const struct tenants *t, struct tenant_evidence e)
 
 static void test_choice(void **state)
 {
-	struct tenants *t = tenants_new(parse(conf_text_of_tenants));
+	struct tenants *t = tenants_new(parse(conf_text_of_tenants), 1, 0);
 	const struct tenant *acme = tenants_named(t, STR("acme")),
 			    *beta = tenants_named(t, STR("beta"));
 	struct str sender = STR("news@mail.zeta.example");
@@ -93,7 +93,8 @@ static void test_unknown_and_default(void **state)
 {
 	struct tenants *t =
 	    tenants_new(parse("unknown-tenant = \"refuse\"; default-tenant = \"d\";\n"
-			      "tenants = ( { name = \"d\"; } );\n"));
+			      "tenants = ( { name = \"d\"; } );\n"),
+		1, 0);
 
 	(void)state;
 	assert_string_equal(chosen(t, (struct tenant_evidence){.sender = STR("")}), "d");
@@ -105,7 +106,7 @@ static void test_unknown_and_default(void **state)
 
 static void test_headers_and_clients(void **state)
 {
-	struct tenants *t = tenants_new(parse(conf_text_of_tenants));
+	struct tenants *t = tenants_new(parse(conf_text_of_tenants), 1, 0);
 	int h = tenants_header(t, STR("X-CUSTOMER"));
 	uint8_t in[16] = {[10] = 0xff, 0xff, 192, 0, 2, 7},
 		out[16] = {[10] = 0xff, 0xff, 192, 0, 3, 7};
@@ -123,7 +124,7 @@ static void test_headers_and_clients(void **state)
 
 static struct tenant_verdict judged(const char *from, uint8_t froms, uint8_t dates, uint8_t ids)
 {
-	struct tenants *t = tenants_new(parse(conf_text_of_tenants));
+	struct tenants *t = tenants_new(parse(conf_text_of_tenants), 1, 0);
 	struct header_facts f = {.from = str_of(from)};
 	struct tenant_verdict v;
 
@@ -147,12 +148,27 @@ static void test_judgement(void **state)
 	    {"a@notacme.example", false}, {"a@acme.example.evil.test", false},
 	    {"a@acme.example, b@acme.example", false}, {"<a@acme.example> <b@acme.example>", false},
 	    {"acme.example", false}, {"", false}, {"\"unterminated <a@acme.example>", false},
-	    {"\"a, b\" <a@acme.example>", true}};
+	    {"\"a, b\" <a@acme.example>", true}, {"a@acme.example (a comment)", true},
+	    {"<a@acme.example> b@evil.test", false}, {"<a@evil.test@acme.example>", false},
+	    {"a@acme.example b@evil.test", false}, {"A <a@acme.example", false},
+	    {"a@acme.example (b@evil.test", false}, {"\"x@acme.example", false},
+	    {"\"x\"@acme.example", true}, {"\"x@evil.test\"@acme.example", true},
+	    {"a@evil.test(x)@acme.example", false}, {"\"a\\\"@evil.test,\"@acme.example", true},
+	    {"Us: a@acme.example;", false}, {"<@evil.test:a@acme.example>", false},
+	    {"@acme.example", false}, {"a@", false}, {"()<>", false}, {"<a@acme.example><>", false},
+	    {"(a(b)c) a@acme.example", true}, {"a@\"x\"acme.example", false}};
 
 	(void)state;
 	for (size_t i = 0; i < COUNT_OF(cases); i++)
 		assert_int_equal(judged(cases[i].from, 1, 1, 1).action,
 		    cases[i].good ? CHECK_OFF : CHECK_REFUSE);
+	char padded[FROM_VALUE_MAX + 1]; /* as it is cut: what was behind it cannot be known */
+	memset(padded, 'x', sizeof(padded) - 1);
+	memcpy(padded, "a@acme.example (", 16);
+	strcpy(padded + sizeof(padded) - 2, ")");
+	assert_int_equal(judged(padded, 1, 1, 1).action, CHECK_REFUSE);
+	padded[500] = ')', padded[501] = '\0';
+	assert_int_equal(judged(padded, 1, 1, 1).action, CHECK_OFF);
 	assert_int_equal(judged("a@acme.example", 2, 1, 1).action, CHECK_REFUSE);
 	assert_int_equal(judged("", 0, 1, 1).action, CHECK_REFUSE);
 	assert_int_equal(judged("a@acme.example", 1, 0, 1).action, CHECK_TAG);
@@ -163,7 +179,7 @@ static void test_judgement(void **state)
 
 static void test_virtual_mtas_of_a_tenant(void **state)
 {
-	struct tenants *t = tenants_new(parse(conf_text_of_tenants));
+	struct tenants *t = tenants_new(parse(conf_text_of_tenants), 1, 0);
 	const struct tenant *acme = tenants_named(t, STR("acme")),
 			    *zeta = tenants_named(t, STR("zeta"));
 	char a[] = "a", b[] = "b", *vmtas[] = {a, b}, none[] = "";
@@ -182,6 +198,31 @@ static void test_virtual_mtas_of_a_tenant(void **state)
 	tenants_free(&t);
 }
 
+/* The processes' parts are together exactly the whole; but each holds one at least. */
+static void test_limits_are_divided(void **state)
+{
+	static const char text[] =
+	    "tenants = ( { name = \"a\"; max-msg-in-rate = \"100/m burst 11\";\n"
+	    " max-rcpt-in-rate = \"7/s\"; max-data-in-rate = \"1M/s burst 3M\"; } );\n";
+	uint64_t burst[IN_RATES] = {0};
+
+	(void)state;
+	for (unsigned i = 0; i < 4; i++) {
+		struct tenants *t = tenants_new(parse(text), 4, i);
+		const struct tenant *a = tenants_named(t, STR("a"));
+
+		assert_int_equal(a->in[IN_MSG].rate.n, 100);
+		assert_int_equal(a->in[IN_MSG].rate.per_ms, 240000);
+		assert_string_equal(a->in[IN_MSG].text, "100/m burst 11");
+		for (int k = 0; k < IN_RATES; k++)
+			burst[k] += a->in[k].rate.burst;
+		tenants_free(&t);
+	}
+	assert_int_equal(burst[IN_MSG], 11);
+	assert_int_equal(burst[IN_RCPT], 7);
+	assert_int_equal(burst[IN_DATA], 3 << 20);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -190,6 +231,7 @@ int main(void)
 	    cmocka_unit_test(test_headers_and_clients),
 	    cmocka_unit_test(test_judgement),
 	    cmocka_unit_test(test_virtual_mtas_of_a_tenant),
+	    cmocka_unit_test(test_limits_are_divided),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,7 +8,7 @@
  * A level may be below nothing (a data volume is overdrawn by one message); it then takes as much
  * longer. Another rate keeps the tokens and never adds any.
  */
-#include "qmgr/core/internal.h"
+#include "common/bucket.h"
 #include <errno.h>
 
 static level_t full_of(const struct rate *r)
@@ -21,7 +21,7 @@ static level_t full_of(const struct rate *r)
 void bucket_init(struct bucket *b, const struct rate *rate, int64_t empty_ms, int64_t now)
 {
 	*b = (struct bucket){.rate = *rate, .level = full_of(rate), .at_ms = now};
-	if (empty_ms == NEVER)
+	if (empty_ms == INT64_MAX)
 		return;
 	b->level = 0;
 	b->at_ms = empty_ms < now ? empty_ms : now;
@@ -65,9 +65,9 @@ int64_t bucket_when(const struct bucket *b, uint64_t tokens, int64_t now)
 	if (missing <= 0)
 		return now;
 	if (want > full_of(&b->rate))
-		return NEVER;
+		return INT64_MAX;
 	ms = (missing + (level_t)b->rate.n - 1) / (level_t)b->rate.n;
-	return ms < NEVER - now ? now + (int64_t)ms : NEVER;
+	return ms < INT64_MAX - now ? now + (int64_t)ms : INT64_MAX;
 }
 
 int64_t bucket_full_ms(const struct bucket *b, int64_t now)

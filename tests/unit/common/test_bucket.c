@@ -3,8 +3,15 @@
  * Token buckets against a count by brute force: whatever the rate and the times, no window holds
  * more than its share and the burst; whoever takes at once what is there gets all of it.
  */
-#include "tests/unit/qmgr/sim.h"
+#include "common/bucket.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+#include <cmocka.h>
 #include <errno.h>
+
+#define START_MS INT64_C(1700000000000)
 
 enum { TAKES = 400, WORLDS = 400 };
 
@@ -80,9 +87,9 @@ static void no_window_exceeds(void **state)
 	for (int world = 0; world < WORLDS; world++) {
 		struct rate r = any_rate();
 		struct bucket b;
-		int64_t now = SIM_START + (int64_t)draw(1000000);
+		int64_t now = START_MS + (int64_t)draw(1000000);
 
-		bucket_init(&b, &r, NEVER, now);
+		bucket_init(&b, &r, INT64_MAX, now);
 		for (size_t i = 0; i < TAKES; i++) {
 			uint64_t there;
 
@@ -107,10 +114,10 @@ static void all_of_it_can_be_used(void **state)
 	for (int world = 0; world < WORLDS; world++) {
 		struct rate r = any_rate();
 		struct bucket b;
-		int64_t start = SIM_START, now = start;
+		int64_t start = START_MS, now = start;
 		uint64_t taken = 0;
 
-		bucket_init(&b, &r, NEVER, now);
+		bucket_init(&b, &r, INT64_MAX, now);
 		for (int i = 0; i < TAKES; i++) {
 			uint64_t there = bucket_tokens(&b, now);
 
@@ -145,13 +152,13 @@ static void another_rate_adds_nothing(void **state)
 		struct bucket b;
 		uint64_t before;
 
-		bucket_init(&b, &r, draw(2) ? NEVER : SIM_START, SIM_START);
-		bucket_take(&b, draw(bucket_tokens(&b, SIM_START) + 1), SIM_START);
-		before = bucket_tokens(&b, SIM_START);
-		bucket_change(&b, &other, SIM_START);
-		assert_true(bucket_tokens(&b, SIM_START) <= before);
-		bucket_change(&b, &r, SIM_START);
-		assert_true(bucket_tokens(&b, SIM_START) <= before);
+		bucket_init(&b, &r, draw(2) ? INT64_MAX : START_MS, START_MS);
+		bucket_take(&b, draw(bucket_tokens(&b, START_MS) + 1), START_MS);
+		before = bucket_tokens(&b, START_MS);
+		bucket_change(&b, &other, START_MS);
+		assert_true(bucket_tokens(&b, START_MS) <= before);
+		bucket_change(&b, &r, START_MS);
+		assert_true(bucket_tokens(&b, START_MS) <= before);
 	}
 }
 
@@ -161,13 +168,13 @@ static void an_overdrawn_one_takes_longer(void **state)
 	struct bucket b;
 
 	(void)state;
-	bucket_init(&b, &r, NEVER, SIM_START);
-	bucket_take(&b, 5000, SIM_START);
-	assert_int_equal(bucket_tokens(&b, SIM_START + 4000), 0);
-	assert_int_equal(bucket_when(&b, 1, SIM_START), SIM_START + 4001);
+	bucket_init(&b, &r, INT64_MAX, START_MS);
+	bucket_take(&b, 5000, START_MS);
+	assert_int_equal(bucket_tokens(&b, START_MS + 4000), 0);
+	assert_int_equal(bucket_when(&b, 1, START_MS), START_MS + 4001);
 	restart(&b);
-	assert_int_equal(bucket_when(&b, 1, SIM_START), SIM_START + 4001);
-	assert_int_equal(bucket_full_ms(&b, SIM_START), SIM_START + 5000);
+	assert_int_equal(bucket_when(&b, 1, START_MS), START_MS + 4001);
+	assert_int_equal(bucket_full_ms(&b, START_MS), START_MS + 5000);
 }
 
 static void damaged_levels_are_refused(void **state)
@@ -179,7 +186,7 @@ static void damaged_levels_are_refused(void **state)
 
 	(void)state;
 	buf_init(&out, 1000);
-	bucket_init(&b, &r, NEVER, SIM_START);
+	bucket_init(&b, &r, INT64_MAX, START_MS);
 	bucket_encode(&b, &out);
 	for (size_t n = 0; n < out.n; n++) {
 		struct rd in = rd_of(out.p, n);
@@ -196,9 +203,9 @@ static void damaged_levels_are_refused(void **state)
 		if (bucket_decode(&b, &in) != 0) {
 			refused++;
 		} else {
-			bucket_change(&b, &r, SIM_START);
-			assert_true(bucket_tokens(&b, SIM_START) <= 1000);
-			assert_true(bucket_when(&b, 1, SIM_START) >= SIM_START);
+			bucket_change(&b, &r, START_MS);
+			assert_true(bucket_tokens(&b, START_MS) <= 1000);
+			assert_true(bucket_when(&b, 1, START_MS) >= START_MS);
 		}
 		out.p[at] = was;
 	}
