@@ -113,6 +113,16 @@ static void pass_over(struct core *core, const struct conn *c, bool all)
 	}
 }
 
+/* All that can be remembered is passed over: one more would be forgotten, and tried again, at once.
+ */
+static bool targets_full(const struct core *core, const struct queue *q)
+{
+	for (uint32_t i = 0; i < q->target_count; i++)
+		if (q->targets[i].until_ms <= core->now)
+			return false;
+	return q->target_count == CORE_TARGETS;
+}
+
 bool grant_skip(struct core *core, struct conn *c)
 {
 	struct queue *q = c->queue;
@@ -121,6 +131,8 @@ bool grant_skip(struct core *core, struct conn *c)
 	if (!c->spent)
 		pass_over(core, c, false);
 	c->spent = true;
+	if (targets_full(core, q))
+		return false;
 	for (uint32_t i = 0; route && i < route->host_count; i++) {
 		const struct route_entry *e = &route->host[i];
 

@@ -51,8 +51,8 @@ struct sim_domain {
 	uint32_t ttl_s;
 	int64_t latency_ms;
 	size_t host_count;
-	size_t host[8];
-	uint16_t preference[8];
+	size_t host[ROUTE_HOSTS_MAX];
+	uint16_t preference[ROUTE_HOSTS_MAX];
 	bool asking;
 	bool fixed;    /* its name is a text of smtp-hosts */
 	bool implicit; /* no MX record */
@@ -440,7 +440,7 @@ static void sim_resolve(struct sim *s, const struct core_decision *d)
 }
 static SIM_DEAD void sim_route(struct sim *s, uint32_t i)
 {
-	static struct route_host hosts[8];
+	static struct route_host hosts[ROUTE_HOSTS_MAX];
 	struct sim_domain *m = &s->domain[i];
 
 	m->asking = false;

@@ -266,6 +266,29 @@ static void skip_mx(void **state)
 	sim_free(s);
 }
 
+/* A hostile set of hosts, all of which refuse: each is passed over once, then the mail waits. */
+static void skip_mx_of_very_many_addresses(void **state)
+{
+	struct sim *s = world("", "{ reply = \"blocked\"; actions = [ \"skip-mx\" ]; }");
+	char name[64];
+
+	(void)state;
+	s->host[0].bounce = s->host[1].bounce = 100;
+	while (s->domain[0].host_count < ROUTE_HOSTS_MAX) {
+		snprintf(name, sizeof(name), "h%zu.a.example", s->host_count);
+		sim_mx(&s->domain[0], 30, sim_host(s, name, HOST_OK));
+		s->host[s->host_count - 1].bounce = 100;
+	}
+	for (size_t i = 0; i < s->host_count; i++)
+		s->host[i].addresses = ROUTE_ADDRESSES_MAX;
+	s->bounce_text = "554 5.7.1 blocked";
+	feed(s, 1);
+	sim_run(s, s->now + MINUTE);
+	assert_in_range(told.retried, 0, ROUTE_HOSTS_MAX);
+	assert_int_equal(told.deferred, 1);
+	sim_free(s);
+}
+
 /* ---- queues ---- */
 
 static void bounce_queue(void **state)
@@ -659,6 +682,7 @@ int main(void)
 	    cmocka_unit_test(defer_recipient),
 	    cmocka_unit_test(first_of_conflicting),
 	    cmocka_unit_test(skip_mx),
+	    cmocka_unit_test(skip_mx_of_very_many_addresses),
 	    cmocka_unit_test(bounce_queue),
 	    cmocka_unit_test(defer_queue),
 	    cmocka_unit_test(greeting_bounces),
