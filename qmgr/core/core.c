@@ -109,6 +109,7 @@ static void free_places(struct core *core)
 	warmup_fini(core);
 	budget_fini(core);
 	name_drop(core, core->no_source);
+	core->no_source = NULL;
 	source_fini(core);
 	rules_fini(core);
 	state_fini(core);

@@ -719,6 +719,7 @@ struct core {
 	bool started;
 	struct conf *conf; /* owned */
 	struct name *default_vmta, *host_name;
+	struct vmta *default_at; /* what vmta_default() says, which is asked for every message */
 	uint16_t default_port;
 	struct table named; /* sections of domains and providers, see value.c */
 	struct table providers, entries, pools, warm_sources, warmups;

@@ -308,21 +308,27 @@ static void count_ready(struct core *core, struct lane *lane, bool more)
 		core->unrouted += one;
 }
 
+static inline void count_state(uint64_t n[8], unsigned from, unsigned to)
+{
+	n[from] -= from != JOB_FREE;
+	n[to]++;
+}
+
 void job_state(struct core *core, job_ref ref, unsigned state)
 {
 	struct job *j = core_at(core, ref);
 	struct lane *lane = core->lane_at[j->lane];
-	uint64_t *n[] = {
-	    core->n, lane->share->queue->n, lane->of->tally.n, lane->share->of->tally.n};
+	struct share *share = lane->share;
+	unsigned from = j->state;
 
-	if (j->state == JOB_READY)
+	if (from == JOB_READY)
 		count_ready(core, lane, false);
-	if (list_for(j->state) >= 0)
+	if (list_for(from) >= 0)
 		job_unlink(core, ref);
-	for (size_t i = 0; i < COUNT_OF(n); i++) {
-		n[i][j->state] -= j->state != JOB_FREE;
-		n[i][state]++;
-	}
+	count_state(core->n, from, state);
+	count_state(share->queue->n, from, state);
+	count_state(lane->of->tally.n, from, state);
+	count_state(share->of->tally.n, from, state);
 	j->state = state & 7;
 	if (list_for(state) >= 0)
 		job_append(core, lane_list(j->lane, (enum lane_list)list_for(state)), ref);

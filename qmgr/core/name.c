@@ -21,6 +21,8 @@ struct name *name_get(struct core *core, struct str text)
 {
 	struct name *n;
 
+	if (text.n == 0 && core->no_source) /* tenant and campaign of mail that has none */
+		return name_keep(core->no_source);
 	if (text.n > UINT16_MAX)
 		text.n = UINT16_MAX;
 	n = name_find(core, text);

@@ -46,11 +46,14 @@ static struct dest *find_own(struct finder *f, struct domain *d)
 
 /* ---- without options that say where ---- */
 
-static void plain(struct finder *f, struct domain *d, struct place *p)
+static void plain(struct finder *f, struct domain *d, struct vmta *vmta, struct place *p)
 {
-	p->route = d;
-	p->routed = d->route != NULL;
-	p->dest = p->routed && !d->literal ? d->site : find_own(f, d);
+	bool routed = d->route != NULL;
+
+	*p = (struct place){.dest = routed && !d->literal ? d->site : find_own(f, d),
+	    .route = d,
+	    .routed = routed,
+	    .vmta = vmta};
 }
 
 /* ---- with them ---- */
@@ -161,17 +164,13 @@ static void choose(
 		p->dest = p->route->site;
 }
 
-static bool find(struct finder *f, struct domain *d, struct vmta *vmta, struct place *p)
+static bool find_by_options(struct finder *f, struct domain *d, struct vmta *vmta, struct place *p)
 {
 	struct options o;
 	struct domain *at;
 	bool wait = false;
 
 	*p = (struct place){.vmta = vmta};
-	if (!f->core->places) {
-		plain(f, d, p);
-		return p->dest != NULL;
-	}
 	at = follow(f, d, vmta, &o, &wait);
 	if (!at) {
 		complain(f, d, vmta);
@@ -185,6 +184,14 @@ static bool find(struct finder *f, struct domain *d, struct vmta *vmta, struct p
 	else
 		choose(f, d, at, &o, p);
 	return !f->missing && p->dest;
+}
+
+static bool find(struct finder *f, struct domain *d, struct vmta *vmta, struct place *p)
+{
+	if (f->core->places)
+		return find_by_options(f, d, vmta, p);
+	plain(f, d, vmta, p);
+	return p->dest != NULL;
 }
 
 void place_find(struct core *core, struct domain *d, struct vmta *vmta, struct place *p)
@@ -296,16 +303,13 @@ static void redraw(struct core *core, struct domain *d, struct place *p)
 		settle(core, d, other, p->pool, p->queue, p);
 }
 
-void place_mail(struct core *core, struct domain *d, struct vmta *vmta, struct name *pool,
-    struct queue *at, struct place *p)
+/* p is where it goes before any reroute. */
+static void follow_reroutes(struct core *core, struct domain *d, struct queue *at, struct place *p)
 {
 	struct vmta *seen[REROUTE_MAX], *next;
-	struct place first;
+	struct place first = *p;
 	size_t n = 0;
 
-	settle(core, d, vmta, pool, at, p);
-	redraw(core, d, p);
-	first = *p;
 	while (p->routed) {
 		const char *to = reroute_of(core, p->queue);
 		struct name *drawn;
@@ -324,6 +328,17 @@ void place_mail(struct core *core, struct domain *d, struct vmta *vmta, struct n
 		settle(core, d, next, drawn, at, p);
 		redraw(core, d, p);
 	}
+}
+
+/* Asked twice or more for each job: the way without pool and reroute is short. */
+void place_mail(struct core *core, struct domain *d, struct vmta *vmta, struct name *pool,
+    struct queue *at, struct place *p)
+{
+	settle(core, d, vmta, pool, at, p);
+	if (p->pool)
+		redraw(core, d, p);
+	if (p->routed && *reroute_of(core, p->queue))
+		follow_reroutes(core, d, at, p);
 }
 
 /* p->pool is one more reference here. */

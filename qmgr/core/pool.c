@@ -70,15 +70,22 @@ static struct vmta *vmta_new(struct core *core, struct str name)
 
 	v->name = name_get(core, name);
 	table_add(&core->vmtas, &v->node, hash_bytes(core->seed, name));
+	if (v->name == core->default_vmta && !core->default_at)
+		core->default_at = v;
 	return v;
 }
 
-struct vmta *vmta_default(const struct core *core)
+static struct vmta *find_default(const struct core *core)
 {
 	struct str name = name_str(core->default_vmta);
 	const struct pool *pool = pool_find(core, name);
 
 	return pool && pool->count ? pool->members[0].vmta : vmta_find(core, name);
+}
+
+struct vmta *vmta_default(const struct core *core)
+{
+	return core->default_at;
 }
 
 struct vmta *vmta_get(struct core *core, struct str name)
@@ -92,6 +99,8 @@ void vmta_drop(struct core *core, struct vmta *v)
 {
 	if (v->queues || v->conf)
 		return;
+	if (core->default_at == v)
+		core->default_at = NULL;
 	forget_sources(core, v);
 	table_remove(&core->vmtas, &v->node);
 	name_drop(core, v->name);
@@ -124,8 +133,11 @@ static const char *default_vmta_name(const struct conf_node *root)
 
 struct pool *pool_find(const struct core *core, struct str name)
 {
-	uint64_t hash = hash_bytes(core->seed, name);
+	uint64_t hash;
 
+	if (core->pools.count == 0)
+		return NULL;
+	hash = hash_bytes(core->seed, name);
 	for (struct node *i = table_first(&core->pools, hash); i; i = table_next(i))
 		if (str_eq(name_str(OWNER(i, struct pool, node)->name), name))
 			return OWNER(i, struct pool, node);
@@ -241,6 +253,7 @@ void pool_configure(struct core *core, const struct conf_node *root)
 	}
 	while ((n = conf_next(root, CONF_POOL, n)))
 		learn_pool(core, n);
+	core->default_at = find_default(core);
 }
 
 void pool_forget(struct core *core)

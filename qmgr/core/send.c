@@ -228,7 +228,7 @@ static enum send_found hold(struct core *core, struct queue *q, struct limiter *
 
 static enum send_found find(struct core *core, struct queue *q, struct core_decision *out)
 {
-	struct held held = {.by.n = 0, .tokens = CORE_TX_RCPTS};
+	struct held held; /* its lists are long: they are not cleared for each message */
 	unsigned budget = CORE_LOOK;
 	struct conn *c;
 	job_ref ref;
@@ -237,6 +237,8 @@ static enum send_found find(struct core *core, struct queue *q, struct core_deci
 		return SEND_NONE;
 	if (q->e.probe && q->n[JOB_IN_FLIGHT])
 		return SEND_NONE;
+	held.by.n = 0;
+	held.tokens = CORE_TX_RCPTS;
 	ref = next_job(core, q, &budget, &held.tokens);
 	if (budget == 0)
 		return SEND_AGAIN;

@@ -185,6 +185,20 @@ void slots_fini(struct slots *s)
 	*s = (struct slots){0};
 }
 
+/* One to seven bytes, the first one lowest: by loads that may overlap, since a memcpy() of a length
+ * that the compiler does not know costs more than the rest of the hash. */
+static uint64_t few_bytes(const char *p, size_t n)
+{
+	const unsigned char *b = (const unsigned char *)p;
+	uint32_t low, high;
+
+	if (n < 4)
+		return b[0] | (uint64_t)b[n / 2] << n / 2 * 8 | (uint64_t)b[n - 1] << (n - 1) * 8;
+	memcpy(&low, p, 4);
+	memcpy(&high, p + n - 4, 4);
+	return low | (uint64_t)high << (n - 4) * 8;
+}
+
 uint64_t hash_bytes(uint64_t seed, struct str s)
 {
 	uint64_t h = hash_mix(seed, s.n);
@@ -196,9 +210,8 @@ uint64_t hash_bytes(uint64_t seed, struct str s)
 		h = hash_mix(h ^ v, v);
 	}
 	if (s.n) {
-		uint64_t v = 0;
+		uint64_t v = few_bytes(s.p, s.n);
 
-		memcpy(&v, s.p, s.n);
 		h = hash_mix(h ^ v, v + 1);
 	}
 	return hash_mix(h, seed);

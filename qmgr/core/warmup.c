@@ -261,11 +261,12 @@ void warmup_blocked(struct core *core, const struct dest *dest, struct name *sou
 
 const char *warmup_overflow(struct core *core, const struct queue *q)
 {
-	const struct vmta *v = vmta_acting(core, q->vmta);
+	const struct vmta *v;
 	const char *to = "";
 
 	if (core->warm_sources.count == 0)
 		return "";
+	v = vmta_acting(core, q->vmta);
 	for (size_t i = 0; i < v->source_count; i++) {
 		struct name *source = v->sources[i].address;
 		const struct warmup *w;
