@@ -68,8 +68,7 @@ static const struct tenant *early_tenant(const struct session *s, struct str sen
 	    .listener = s->listener->tenant, .client = s->client_tenant, .sender = sender};
 	const struct tenant *tenant = NULL;
 
-	if (tenants_count(tenants) == 0 ||
-	    !tenants_known_early(tenants, s->listener->process_x_tenant) ||
+	if (!tenants_known_early(tenants, s->listener->process_x_tenant) ||
 	    tenants_choose(tenants, &evidence, &tenant) != ANSWER_NONE)
 		return NULL;
 	return tenant;
