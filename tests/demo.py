@@ -17,9 +17,17 @@ from harness import Knot, Suite, wait_for  # noqa: E402
 NET = "127.80.0.%d"
 ZONE = """@ MX 10 mx1
 @ MX 20 mx2
+slow MX 10 mx1
 mx1 A %s
 mx2 A %s
 """ % (NET % 2, NET % 2)
+
+
+CONTROLS = """
+domains = ( { name = "slow.example.test"; max-smtp-out = 2; max-msg-rate = "2/m burst 1"; } );
+smtp-pattern-lists = ( { name = "all"; rules = (
+    { name = "full"; reply = "4\\\\.2\\\\.2 .*full"; actions = [ "bounce-recipient" ]; } ); } );
+"""
 
 
 class Receiver(socketserver.StreamRequestHandler):
@@ -28,14 +36,18 @@ class Receiver(socketserver.StreamRequestHandler):
 
     def handle(self):
         self.reply("220 mx1.example.test ESMTP")
+        good = 0  # recipients accepted: commands come in one go, DATA even when all were refused
         for line in self.rfile:
             verb = line[:4].upper()
+            good = {b"MAIL": 0, b"RCPT": good + (b"<nobody@" not in line and b"<busy@" not in line)}.get(verb, good)
             if verb == b"EHLO":
                 self.reply("250-mx1.example.test\r\n250 PIPELINING")
             elif verb == b"RCPT" and b"<nobody@" in line:
                 self.reply("550 5.1.1 nobody by that name")
             elif verb == b"RCPT" and b"<busy@" in line:
                 self.reply("451 4.2.1 mailbox busy, try again later")
+            elif verb == b"DATA" and not good:
+                self.reply("554 5.5.1 no valid recipients")
             elif verb == b"DATA":
                 self.reply("354 go on")
                 self.take()
@@ -73,13 +85,21 @@ def show(directory, suite):
                        "From: You <you@example.test>\r\nTo: %s@example.test\r\nSubject: Hello, %s\r\n\r\n"
                        "This went through Postern.\r\n" % (who, who))
     # the message to friend, and the report about nobody, which goes back to you@example.test
-    wait_for("two messages at the receiver", lambda: len(Receiver.messages) == 2)
+    wait_for("two messages at the receiver", lambda: len(Receiver.messages) >= 2)
     suite.wait_log(r"to=<busy@example.test>.*status=deferred")
     suite.wait_log("removed", 3)
     title("the queue: posternctl qmgr queues")
     print(suite.ctl_text("qmgr", "queues"), end="")
     title("what waits in it: posternctl qmgr messages")
     print(suite.ctl_text("qmgr", "messages"), end="")
+    for _ in range(3):  # to a domain that may have two recipients a minute
+        with smtplib.SMTP(suite.address, suite.port) as s:
+            s.sendmail("you@example.test", ["patient@slow.example.test"], "Subject: one at a time\r\n\r\nSoon.\r\n")
+    wait_for("the first of three", lambda: len(Receiver.messages) >= 3)
+    title("why is this mail waiting? posternctl qmgr why slow.example.test")
+    print(suite.ctl_text("qmgr", "why", "slow.example.test"), end="")
+    title("what a reply would do: posternctl bouncer match all '452 4.2.2 mailbox is full'")
+    print(suite.ctl_text("bouncer", "match", "all", "452 4.2.2 mailbox is full"), end="")
     title("the log")
     print(suite.log(), end="")
     title("the accounting file")
@@ -101,7 +121,7 @@ def main():
         print("==> name server on %s with the zone example.test, receiver on %s, Postern on %s:2525"
               % (NET % 53, NET % 2, NET % 1))
         knot = Knot(directory, NET % 53, {"example.test": ZONE})
-        suite = Suite(directory, NET % 1, nameserver="%s@5353" % (NET % 53))
+        suite = Suite(directory, NET % 1, CONTROLS, nameserver="%s@5353" % (NET % 53))
         suite.start()
         show(directory, suite)
         title("stopping")
