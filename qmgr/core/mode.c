@@ -538,6 +538,7 @@ int core_reset(struct core *core, struct str queue, struct str who, int64_t now_
 		mode_arm(core, q->mode);
 		state_changed(core, STR("set"), str_of(q->name));
 		queue_values(core, q);
+		queue_rerouted(core, q);
 		mode_effect(core, q);
 	}
 	core_enable_source(core, STR(""), str_of(q->name), who, now_ms);

@@ -468,9 +468,14 @@ void place_changed(struct core *core, struct queue *q)
 
 int64_t place_no_mx_ms(const struct core *core, const struct queue *q, const struct job *j)
 {
-	const struct domain *d = core->domain_at[j->domain];
+	struct place p = {.route = core->domain_at[j->domain]};
 
-	if (!d->implicit || q->v.no_mx_ms < 0 || !q->routed)
+	if (q->v.no_mx_ms < 0 || !q->routed)
+		return NEVER;
+	if (core->places && !place_look(core, p.route, q->vmta, &p))
+		return NEVER;
+	/* By smtp-hosts or queue-to, its own records do not matter. */
+	if (!p.route || !p.route->implicit)
 		return NEVER;
 	return (int64_t)j->arrived_ms + q->v.no_mx_ms;
 }

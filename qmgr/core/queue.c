@@ -204,6 +204,7 @@ void queue_configured(struct core *core, struct queue *q)
 {
 	queue_rerouted(core, q);
 	queue_values(core, q);
+	place_changed(core, q); /* by what the values say now */
 	if (*q->v.reroute)
 		queue_visit(core, q, VISIT_REPLACE, STR(""));
 	else if (q->n[JOB_READY])

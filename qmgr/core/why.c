@@ -202,8 +202,10 @@ static void add_peers(const struct core *core, const struct queue *q, const stru
 static void add_queue(const struct core *core, const struct queue *q, const struct lane *lane,
     const struct limiter *binding, struct views *views)
 {
-	if (views->n < views->max)
-		view_conns(core, q, &views->out[views->n++]);
+	if (views->n < views->max) {
+		view_conns(core, q, &views->out[views->n]);
+		views->out[views->n++].binding &= !binding; /* one cause is told */
+	}
 	add_budget(core, q->own, q, binding, views);
 	for (uint32_t i = 0; i < q->shared_count; i++)
 		add_budget(core, q->shared[i], q, binding, views);
@@ -260,12 +262,13 @@ static bool why_ready(const struct core *core, const struct queue *q, struct cor
 		say_limit(core, q, q->send.at, LINE_SEND, why);
 	else if (q->grant.at)
 		say_limit(core, q, q->grant.at, LINE_OPEN, why);
+	else if (sources_unusable(core, q))
+		say(why, STR("source"), STR("no source address is usable"),
+		    q->hold_ms > core->now ? q->hold_ms : 0);
 	else if (q->hold_ms > core->now)
 		say(why, STR("retry"), STR("failed connections"), q->hold_ms);
 	else if (!link_alone(&q->in_unserved))
 		say(why, STR("connecting"), STR("no smtp-out process"), 0);
-	else if (sources_unusable(core, q))
-		say(why, STR("source"), STR("no source address is usable"), 0);
 	else
 		return false;
 	return true;
@@ -392,6 +395,15 @@ static const struct lane *lane_of_tenant(const struct core *core, struct str nam
 	return best;
 }
 
+static uint64_t waiting(const struct queue *q)
+{
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < COUNT_OF(q->n); i++)
+		n += q->n[i];
+	return n;
+}
+
 static const struct queue *busiest(const struct core *core, struct str name)
 {
 	struct str destination = core_destination(core, name);
@@ -404,7 +416,8 @@ static const struct queue *busiest(const struct core *core, struct str name)
 			      str_eq(name_str(q->dest->name), destination) ||
 			      str_eq(name_str(q->vmta->name), name)))
 			continue;
-		if (!best || q->n[JOB_READY] > best->n[JOB_READY])
+		if (!best || q->n[JOB_READY] > best->n[JOB_READY] ||
+		    (q->n[JOB_READY] == best->n[JOB_READY] && waiting(q) > waiting(best)))
 			best = q;
 	}
 	return best;

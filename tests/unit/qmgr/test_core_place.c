@@ -393,6 +393,88 @@ static void no_mx(void **state)
 	}
 }
 
+/* The records of a domain do not matter to mail that another way is set for. */
+static void no_mx_but_a_fixed_route(void **state)
+{
+	struct sim *s =
+	    world("virtual-mtas = ( { name = \"a\"; }, { name = \"b\"; domains = ( { name = "
+		  "\"bare.test\"; smtp-hosts = \"relay.test\"; }, { name = \"bare2.test\"; "
+		  "queue-to = \"mx.test\"; } ); } ); domains = ( { name = \"*\"; "
+		  "bounce-upon-no-mx = true; } );");
+	size_t host = sim_host(s, "bare.test", HOST_OK);
+
+	(void)state;
+	sim_mx(sim_domain(s, "bare.test"), 0, host);
+	sim_mx(sim_domain(s, "bare2.test"), 0, host);
+	sim_mx(sim_domain(s, "mx.test"), 0, sim_host(s, "mx.test", HOST_OK));
+	sim_mx(sim_domain(s, "relay.test"), 0, sim_host(s, "relay.test", HOST_OK));
+	s->domain[0].implicit = s->domain[1].implicit = true;
+	s->domain[3].fixed = true;
+	s->placed = true;
+	s->queue_max = 10;
+	for (uint32_t i = 0; i < 2; i++) {
+		mail_by(s, i, "a"); /* its records are known from then on */
+		sim_run(s, 0);
+		assert_int_equal(s->job[2 * i].outcome, OUTCOME_BOUNCED);
+		mail_by(s, i, "b");
+		sim_run(s, 0);
+		assert_int_equal(s->job[2 * i + 1].outcome, OUTCOME_DELIVERED);
+	}
+	sim_free(s);
+}
+
+/* ---- why ---- */
+
+static struct core_why why_of(struct sim *s, const char *target, struct core_limit_view *binding)
+{
+	struct core_limit_view limits[16];
+	struct core_why why;
+	size_t n = COUNT_OF(limits), bound = 0;
+
+	assert_int_equal(core_why_queue(s->core, str_of(target), &why, limits, &n), 0);
+	for (size_t i = 0; i < n; i++)
+		if (limits[i].binding && !bound++)
+			*binding = limits[i];
+	assert_in_range(bound, 0, 1); /* one cause is told */
+	return why;
+}
+
+/* By the name of a domain whose own queue is empty: where its mail waits. */
+static void why_of_a_domain_that_was_routed(void **state)
+{
+	struct sim *s = world("");
+	struct core_limit_view limit = {.limit = 0};
+
+	(void)state;
+	sim_mx(sim_domain(s, "a.test"), 10, sim_host(s, "mx.a.test", HOST_OK));
+	s->host[0].defer = 100;
+	s->queue_max = 10;
+	sim_mail(s, 0);
+	sim_run(s, s->now + MINUTE);
+	assert_int_equal(in_queue(s, "[mx.a.test]/default"), 1);
+	assert_true(str_eq(why_of(s, "a.test", &limit).state, STR("retry")));
+	sim_free(s);
+}
+
+/* With as many connections open as there may be, what waits still waits for the rate. */
+static void why_of_a_rate_that_binds(void **state)
+{
+	struct sim *s = world("domains = ( { name = \"a.test\"; max-smtp-out = 2; max-msg-rate = "
+			      "\"20/3d burst 3\"; } );");
+	struct core_limit_view limit = {.limit = 0};
+
+	(void)state;
+	sim_mx(sim_domain(s, "a.test"), 10, sim_host(s, "mx.a.test", HOST_OK));
+	s->queue_max = 2;
+	for (int i = 0; i < 10; i++)
+		sim_mail(s, 0);
+	sim_run(s, s->now + SECOND);
+	assert_int_equal(queue(s, "a.test/default")->limit.used, 2);
+	assert_true(str_eq(why_of(s, "a.test/default", &limit).state, STR("limit")));
+	assert_true(str_eq(limit.name, STR("max-msg-rate")));
+	sim_free(s);
+}
+
 /* ---- discard ---- */
 
 static void discard(void **state)
@@ -754,6 +836,9 @@ int main(void)
 	    cmocka_unit_test(fixed_route_fails),
 	    cmocka_unit_test(queue_to),
 	    cmocka_unit_test(no_mx),
+	    cmocka_unit_test(no_mx_but_a_fixed_route),
+	    cmocka_unit_test(why_of_a_domain_that_was_routed),
+	    cmocka_unit_test(why_of_a_rate_that_binds),
 	    cmocka_unit_test(discard),
 	    cmocka_unit_test(members_by_weight),
 	    cmocka_unit_test(mail_is_drawn_anew),
