@@ -5,13 +5,14 @@
  *
  * What begins with "--" after the service is an option of the verb, passed on as it is; "--" alone
  * ends options, for arguments that begin with a hyphen. An option without a value is passed as
- * "true".
+ * "true", but --for takes its time from the next word, too.
  */
 #include "ctl/ctl.h"
 #include <stdlib.h>
 #include <string.h>
 
-static int add_option(struct args *a, const char *word, char why[200])
+/* `value_else`: what it has where none is written behind it. */
+static int add_option(struct args *a, const char *word, const char *value_else, char why[200])
 {
 	const char *equals = strchr(word, '=');
 	size_t n = equals != NULL ? (size_t)(equals - word) : strlen(word);
@@ -21,7 +22,7 @@ static int add_option(struct args *a, const char *word, char why[200])
 		return -1;
 	}
 	str_copy(name, sizeof name, (struct str){word, n});
-	json_t *value = json_string(equals != NULL ? equals + 1 : "true");
+	json_t *value = json_string(equals != NULL ? equals + 1 : value_else);
 	if (value == NULL || json_object_set_new(a->options, name, value) != 0) {
 		snprintf(why, 200, "--%s: not UTF-8", name);
 		return -1;
@@ -85,8 +86,10 @@ int args_parse(struct args *a, int argc, char **argv, char why[200])
 			r = own_option(a, word, argv[i + 1], why);
 			if (r == 2)
 				i++;
+			else if (r == 0 && strcmp(word, "--for") == 0 && argv[i + 1] != NULL)
+				r = add_option(a, "for", argv[++i], why);
 			else if (r == 0)
-				r = word[1] == '-' ? add_option(a, word + 2, why)
+				r = word[1] == '-' ? add_option(a, word + 2, "true", why)
 						   : add_argument(a, word, why);
 		} else {
 			r = add_argument(a, word, why);

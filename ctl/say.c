@@ -136,9 +136,12 @@ void say_event(FILE *out, const json_t *row, int64_t now_ms)
 	fprintf(out, "%s ", at_ms != 0 ? when : "-");
 	put(out, "", row, "kind");
 	put(out, " ", row, "scope");
-	if (say_text(row, "from")[0] != 0 || say_text(row, "to")[0] != 0) {
+	if (strcmp(say_text(row, "kind"), "source") == 0) { /* of one queue, or everywhere */
+		put(out, " for ", row, "from");
+		put(out, ": ", row, "to");
+	} else {
 		put(out, ": ", row, "from");
-		put(out, " -> ", row, "to");
+		put(out, say_text(row, "from")[0] != 0 ? " -> " : ": ", row, "to");
 	}
 	put_until(out, row, now_ms);
 	put(out, "; rule ", row, "rule");

@@ -37,11 +37,12 @@ static void what(struct buf *b, const struct j_event *e)
 {
 	buf_cstr(b, core_event_name(e->kind));
 	part(b, " ", e->scope);
-	if (e->from.n > 0 || e->to.n > 0) {
-		buf_cstr(b, ": ");
-		clean(b, e->from.n > 0 ? e->from : STR("?"));
-		buf_cstr(b, " -> ");
-		clean(b, e->to.n > 0 ? e->to : STR("?"));
+	if (e->kind == EVENT_SOURCE) { /* of one queue, or everywhere */
+		part(b, " for ", e->from);
+		part(b, ": ", e->to);
+	} else {
+		part(b, ": ", e->from);
+		part(b, e->from.n > 0 ? " -> " : ": ", e->to);
 	}
 	if (e->until_wall_ms > 0) {
 		buf_cstr(b, " until ");

@@ -50,6 +50,10 @@ static void test_args(void **state)
 	assert_false(a.json);
 	assert_int_equal(json_array_size(a.args), 2);
 	args_fini(&a);
+	assert_int_equal(parse(&a, why, 6, "qmgr", "pause", "queue", "a/b", "--for", "5m"), 0);
+	assert_string_equal(json_string_value(json_object_get(a.options, "for")), "5m");
+	assert_int_equal(json_array_size(a.args), 2);
+	args_fini(&a);
 	assert_int_equal(parse(&a, why, 1, "-c"), -1);
 	assert_string_equal(why, "-c needs a value");
 	args_fini(&a);
