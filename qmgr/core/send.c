@@ -119,14 +119,15 @@ static void send(
 	struct job *j = core_at(core, ref);
 	struct lane *lane = core->lane_at[j->lane];
 	struct domain *d = core->domain_at[j->domain];
-	bool last = j->last;
+	bool last = j->last, idle = c->tx_count == 0;
 	uint32_t bytes = job_bytes(j);
 	struct tx *tx = tx_new(core, core->next_id++, c, j->id);
 
 	tx->sent_ms = core->now;
 	gather(core, tx, ref, most_rcpts(c, tokens));
 	send_spend(core, c, lane, tx->n, bytes);
-	limit_leave(core, &c->queue->send, true);
+	if (idle) /* else it goes on waiting, for what holds its idle connections */
+		limit_leave(core, &c->queue->send, true);
 	lane->wait.ticket = 0;
 	lane_spend(lane, last);
 	c->sent++;
@@ -230,6 +231,7 @@ static enum send_found find(struct core *core, struct queue *q, struct core_deci
 {
 	struct held held; /* its lists are long: they are not cleared for each message */
 	unsigned budget = CORE_LOOK;
+	uint64_t tokens;
 	struct conn *c;
 	job_ref ref;
 
@@ -252,17 +254,20 @@ static enum send_found find(struct core *core, struct queue *q, struct core_deci
 		if (l)
 			return hold(core, q, l);
 	}
+	tokens = held.tokens;
 	c = choose(core, &q->idle, false, &ref, &held);
-	if (!c && held.by.n) {
-		limit_wait_any(core, &held.by, LINE_SEND, &q->send);
-		return SEND_SPARE;
-	}
-	if (!c && queue_ready(q) > q->limit.used)
+	if (!c && queue_ready(q) > q->limit.used) {
+		held.tokens = tokens;
 		c = choose(core, &q->half, true, &ref, &held);
-	if (!c)
+	}
+	if (c) {
+		send(core, c, ref, held.tokens, out);
+		return SEND_ONE;
+	}
+	if (held.by.n == 0)
 		return SEND_NONE;
-	send(core, c, ref, held.tokens, out);
-	return SEND_ONE;
+	limit_wait_any(core, &held.by, LINE_SEND, &q->send);
+	return SEND_SPARE;
 }
 
 /* type = "discard": delivered, as far as anybody is told, at the rate at which it would be sent. */
