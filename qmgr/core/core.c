@@ -402,13 +402,14 @@ void core_push(struct core *core, const struct pending *p, struct str status, st
 	slot->rule_n = (uint32_t)p->rule.n;
 }
 
-/* Its texts stand one behind the other, see event_push(). */
-static struct core_event event_of(const struct core *core, const struct pending *p)
+/* As event_push() has packed it. */
+static struct core_event event_of(const char *at)
 {
-	struct core_event e = p->event;
-	const char *at = core->text + p->text_at;
+	struct core_event e;
 	struct str *text[] = {&e.scope, &e.from, &e.to, &e.text, &e.rule, &e.who, &e.notify};
 
+	memcpy(&e, at, sizeof(e));
+	at += sizeof(e);
 	for (size_t i = 0; i < COUNT_OF(text); i++) {
 		text[i]->p = at;
 		at += text[i]->n;
@@ -430,6 +431,28 @@ static bool is_obsolete(const struct core *core, const struct pending *p)
 	return p->kind == DECIDE_CLOSE && (!c || c->lost);
 }
 
+static void give_out(const struct core *core, const struct pending *p, struct core_decision *d)
+{
+	const char *text = core->text + p->text_at;
+
+	decision_clear(d);
+	d->kind = p->kind;
+	d->worker = p->worker;
+	d->conn = p->conn;
+	d->hard = p->hard;
+	d->job = p->job;
+	d->outcome = p->outcome;
+	d->result = p->result;
+	d->report = p->report;
+	if (p->kind == DECIDE_EVENT) {
+		d->event = event_of(text);
+		return;
+	}
+	d->status = (struct str){text, p->status_n};
+	d->text = (struct str){text + p->status_n, p->text_n};
+	d->rule = (struct str){text + p->status_n + p->text_n, p->rule_n};
+}
+
 static bool pop(struct core *core, struct core_decision *d)
 {
 	while (core->ring_count) {
@@ -439,19 +462,7 @@ static bool pop(struct core *core, struct core_decision *d)
 		core->ring_count--;
 		if (is_obsolete(core, p))
 			continue;
-		*d = (struct core_decision){.kind = p->kind,
-		    .worker = p->worker,
-		    .conn = p->conn,
-		    .hard = p->hard,
-		    .job = p->job,
-		    .outcome = p->outcome,
-		    .result = p->result,
-		    .status = {core->text + p->text_at, p->status_n},
-		    .text = {core->text + p->text_at + p->status_n, p->text_n},
-		    .rule = {core->text + p->text_at + p->status_n + p->text_n, p->rule_n},
-		    .report = p->report};
-		if (p->kind == DECIDE_EVENT)
-			d->event = event_of(core, p);
+		give_out(core, p, d);
 		if (is_final(d))
 			core->ended = d->job;
 		return true;

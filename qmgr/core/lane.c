@@ -347,13 +347,23 @@ void lane_push(struct core *core, job_ref ref, bool front)
 	queue_dirty(core, q);
 }
 
-void lane_take(struct core *core, job_ref ref)
+static void take(struct core *core, job_ref ref, unsigned state)
 {
 	struct lane *lane = core->lane_at[core_at(core, ref)->lane];
 
 	job_unlink(core, ref);
-	job_state(core, ref, JOB_UNROUTED);
+	job_state(core, ref, state);
 	lane_look(lane);
+}
+
+void lane_take(struct core *core, job_ref ref)
+{
+	take(core, ref, JOB_UNROUTED);
+}
+
+void lane_fly(struct core *core, job_ref ref)
+{
+	take(core, ref, JOB_IN_FLIGHT);
 }
 
 struct lane *lane_turn(const struct queue *q)

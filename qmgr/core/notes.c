@@ -24,15 +24,18 @@ const char *core_event_name(enum core_event_kind kind)
 	return names[kind];
 }
 
+/* It goes as a text, itself and its own texts behind it: events are few, and their size would be
+ * every decision's. */
 void event_push(struct core *core, const struct core_event *e)
 {
 	const struct str text[] = {e->scope, e->from, e->to, e->text, e->rule, e->who, e->notify};
 	struct buf all;
 
 	buf_init(&all, SIZE_MAX);
+	buf_str(&all, (struct str){(const char *)e, sizeof(*e)});
 	for (size_t i = 0; i < COUNT_OF(text); i++)
 		buf_str(&all, text[i]);
-	core_push(core, &(struct pending){.kind = DECIDE_EVENT, .result = -1, .event = *e},
+	core_push(core, &(struct pending){.kind = DECIDE_EVENT, .result = -1},
 	    (struct str){(const char *)all.p, all.n}, STR(""));
 	buf_fini(&all);
 }

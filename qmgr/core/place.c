@@ -356,7 +356,7 @@ void place_new(
 		v = pool_draw(core, from, there.dest, NULL, 0);
 		drawn = v ? name_keep(pool_name(from)) : NULL;
 	}
-	place_mail(core, d, v ? v : vmta_get(core, from ? STR("") : name), drawn, NULL, p);
+	place_mail(core, d, v ? v : vmta_get(core, from ? STR("") : vmta), drawn, NULL, p);
 	if (p->pool)
 		name_keep(p->pool);
 	name_drop(core, drawn);

@@ -76,8 +76,7 @@ static job_ref look_for(struct core *core, const struct queue *q, struct conn *c
 
 static void fly(struct core *core, struct tx *tx, job_ref ref)
 {
-	lane_take(core, ref);
-	job_state(core, ref, JOB_IN_FLIGHT);
+	lane_fly(core, ref);
 	tx_put(tx, ref);
 }
 
@@ -132,13 +131,14 @@ static void send(
 	lane_spend(lane, last);
 	c->sent++;
 	conn_settle(core, c);
-	*out = (struct core_decision){.kind = DECIDE_SEND,
-	    .worker = c->worker,
-	    .conn = c->id,
-	    .transaction = tx->id,
-	    .domain = name_str(d->name),
-	    .jobs = tx->jobs,
-	    .job_count = tx->n};
+	decision_clear(out);
+	out->kind = DECIDE_SEND;
+	out->worker = c->worker;
+	out->conn = c->id;
+	out->transaction = tx->id;
+	out->domain = name_str(d->name);
+	out->jobs = tx->jobs;
+	out->job_count = tx->n;
 }
 
 /* What a choice of connections has met. */
