@@ -190,6 +190,12 @@ void worker_summary(struct worker *w, const char *fmt, ...)
 		chan_send_summary(w->master, &(struct msg_summary){.text = str_of(text)});
 }
 
+void worker_file_full(struct worker *w, uint16_t index)
+{
+	if (w->master)
+		chan_send_file_rotate(w->master, &(struct msg_file_rotate){.index = index});
+}
+
 void worker_peer_closed(const struct chan *chan, enum proc_id peer, const char *why)
 {
 	if (!chan_peer_gone(chan))

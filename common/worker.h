@@ -53,6 +53,7 @@ int worker_run(struct worker *w, const struct worker_spec *spec, int argc, char 
 struct worker *worker_new(void);
 struct loop *worker_loop(struct worker *w);	  /* valid in every callback */
 struct control *worker_control(struct worker *w); /* NULL: none */
+void worker_file_full(struct worker *w, uint16_t index); /* an accounting file */
 uint16_t worker_instance(const struct worker *w);
 uint32_t worker_generation(const struct worker *w);
 void worker_ready(struct worker *w);

@@ -135,13 +135,20 @@ static void read_secrets(struct generation *g, struct buf *errors)
 /* --- log and accounting
  * ----------------------------------------------------------------------------- */
 
+int generation_open_append(int dir_fd, const char *name, int *fd)
+{
+	*fd = openat(dir_fd, name,
+	    O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0640);
+	return *fd < 0 ? -errno : 0;
+}
+
 static int open_append(const char *directory, const char *name, int *fd)
 {
-	char path[PATH_TEXT];
-	if (snprintf(path, sizeof(path), "%s/%s", directory, name) >= (int)sizeof(path))
-		return -ENAMETOOLONG;
-	*fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0640);
-	return *fd < 0 ? -errno : 0;
+	int dir_fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int rc = dir_fd < 0 ? -errno : generation_open_append(dir_fd, name, fd);
+	if (dir_fd >= 0)
+		close(dir_fd);
+	return rc;
 }
 
 static void open_files(struct generation *g, struct buf *errors)
@@ -164,8 +171,9 @@ static void open_files(struct generation *g, struct buf *errors)
 		if ((rc = open_append(directory, file, &fd)) != 0)
 			problem(errors, g->conf, conf_get(n, CO_ACCOUNTING_file), "cannot open",
 			    file, rc);
-		g->accounting = xrealloc(g->accounting, (g->accounting_count + 1) * sizeof(int));
-		g->accounting[g->accounting_count++] = fd;
+		g->accounting =
+		    xrealloc(g->accounting, (g->accounting_count + 1) * sizeof(*g->accounting));
+		g->accounting[g->accounting_count++] = (struct accounting){fd, INT64_MAX};
 	}
 }
 
@@ -223,8 +231,8 @@ void generation_free(struct generation **gp)
 	for (size_t i = 0; i < g->secret_count; i++)
 		wipe(&g->secrets[i]);
 	for (size_t i = 0; i < g->accounting_count; i++)
-		if (g->accounting[i] >= 0)
-			close(g->accounting[i]);
+		if (g->accounting[i].fd >= 0)
+			close(g->accounting[i].fd);
 	if (g->log_fd >= 0)
 		close(g->log_fd);
 	free(g->listeners);

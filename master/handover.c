@@ -57,7 +57,7 @@ void handover_accounting(struct slot *s, const struct generation *g)
 	for (size_t i = 0; i < g->accounting_count && s->process == PROC_qmgr; i++)
 		chan_send_file(s->chan,
 		    &(struct msg_file){
-			.kind = FILE_ACCOUNTING, .index = (uint16_t)i, .fd = g->accounting[i]});
+			.kind = FILE_ACCOUNTING, .index = (uint16_t)i, .fd = g->accounting[i].fd});
 }
 
 static const struct secret *find_secret(
@@ -128,6 +128,8 @@ void handover_begin(struct slot *s)
 	handover_log(s, m->generation);
 	handover_secrets(s, m->generation, false);
 	handover_config(s, m->generation);
+	if (s->process == PROC_qmgr)
+		rotate_mend(m->generation);
 	handover_accounting(s, m->generation);
 	handover_listeners(s, m->generation);
 	if (s->control_fd >= 0)

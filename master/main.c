@@ -188,6 +188,7 @@ static void start(struct master *m, const struct options *o, struct conf *conf)
 	on_signals(m);
 	open_control(m);
 	supervise_fit(m);
+	rotate_begin(m);
 	beat_start(m);
 	supervise_run(m);
 }

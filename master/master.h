@@ -33,6 +33,10 @@ struct secret {
 	char *pem; /* owned, wiped when freed */
 	size_t bytes;
 };
+struct accounting {
+	int fd;		      /* owned */
+	int64_t rotate_at_ms; /* by the wall clock; INT64_MAX: never */
+};
 struct generation {
 	uint32_t number;
 	struct conf *conf; /* owned */
@@ -40,14 +44,16 @@ struct generation {
 	size_t listener_count;
 	struct secret *secrets;
 	size_t secret_count;
-	int log_fd;	 /* owned; -1: standard error */
-	int *accounting; /* owned, each */
+	int log_fd;		       /* owned; -1: standard error */
+	struct accounting *accounting; /* owned; in the order of the configuration */
 	size_t accounting_count;
 };
 /* Takes conf. Sockets of `old` (may be NULL) whose address and port stay are kept. NULL: a line for
  * each problem in errors, and nothing stays open. */
 struct generation *generation_open(
     struct conf *conf, uint32_t number, const struct generation *old, struct buf *errors);
+/* A log file of ours, made if it is not there: 0 or -errno. */
+int generation_open_append(int dir_fd, const char *name, int *fd) MUST_USE;
 /* Its sockets take clients from now on: 0, or negative and a line for each problem. */
 int generation_listen(const struct generation *g, struct buf *errors) MUST_USE;
 void generation_free(struct generation **g);
@@ -172,7 +178,7 @@ struct master {
 	struct control *control;
 	struct reload reload;
 	struct stopping stopping;
-	struct loop_timer heartbeat, watchdog, status;
+	struct loop_timer heartbeat, watchdog, status, rotation;
 	int64_t last_tick_ms, started_ms;
 	uint64_t ping_sequence;
 	bool status_changed, qmgr_clean;
@@ -226,6 +232,19 @@ void reload_by_control(
 void reload_answered(struct slot *s, uint32_t config, bool ok, struct str why);
 void reload_died(struct slot *s);      /* a worker went while a reload may wait for it */
 void reload_abandon(struct master *m); /* the suite stops */
+
+/* --- rotate.c: accounting files that begin anew
+ * ------------------------------------------------------------------------------------ */
+enum { ROTATE_NAME = 300 }; /* of a renamed file */
+/* Is that the name of such a file, renamed? Which of two is older (negative: a)? When is it time,
+ * in ms of the wall clock, if local time is so far ahead of UTC? */
+bool rotate_is_ours(const char *file, const char *name);
+int rotate_order(const char *file, const char *a, const char *b);
+int64_t rotate_next_ms(int64_t now_ms, int64_t every_ms, int64_t offset_ms);
+void rotate_begin(struct master *m);	      /* the configuration in use is another */
+void rotate_mend(const struct generation *g); /* before a new qmgr is given its files */
+void rotate_by_control(
+    void *ctx, struct control_reply *reply, const json_t *args, const json_t *options);
 
 /* --- stop.c
  * -------------------------------------------------------------------------------------------------

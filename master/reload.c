@@ -120,6 +120,7 @@ static void switch_over(struct master *m)
 	log_open("master", m->generation->log_fd >= 0 ? m->generation->log_fd : STDERR_FILENO,
 	    m->generation->log_fd >= 0);
 	generation_free(&old);
+	rotate_begin(m);
 	supervise_fit(m);
 	conclude(m, 0, &errors);
 	buf_fini(&errors);

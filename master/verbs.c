@@ -3,7 +3,7 @@
 #include "master/master.h"
 #include <unistd.h>
 /*
- * master's control verbs: status, reload, stop, config. Reading changes nothing.
+ * master's control verbs: status, reload, rotate, stop, config. Reading changes nothing.
  */
 static const char *suite_state(const struct master *m)
 {
@@ -71,6 +71,8 @@ const struct control_verb master_verbs[] = {
 	verb_status},
     {"reload", "reload", "Read the configuration again; an error changes nothing.", 0, 0,
 	reload_by_control},
+    {"rotate", "rotate", "Rename the accounting files and begin new ones.", 0, 0,
+	rotate_by_control},
     {"stop", "stop", "End the suite in order, within 30 s.", 0, 0, verb_stop},
     {"config", "config", "The configuration in use, in a form that parses to the same.", 0, 0,
 	verb_config},

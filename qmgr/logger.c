@@ -36,6 +36,7 @@ enum {
 	KEPT_MAX = 64 << 20, /* bytes of records that wait in memory; more is read from file */
 	OUT_MAX = 1 << 20,   /* a write at latest */
 	OUT_CAP = 16 << 20,  /* one record's lines: 50000 recipients are written in pieces */
+	FULL_AGAIN_MS = 1000,
 	RETRY_NS = 1000000000,
 	STAMP_MAX = 160,
 	READ_FIRST = 4096, /* head and a usual envelope */
@@ -46,6 +47,7 @@ struct sink {
 	enum account_format format;
 	unsigned types;
 	struct buf out;
+	uint64_t size, size_max; /* on file; 0: without end */
 	bool warned;
 };
 
@@ -56,6 +58,10 @@ struct logger {			    /* the thread's, but for what is marked */
 	size_t kept;		    /* loop's: bytes in memory */
 	size_t tasks;		    /* loop's */
 	uint64_t replay_to;	    /* loop's */
+	struct loop *loop;	    /* loop's, and what follows */
+	void (*on_full)(void *ctx, uint16_t index);
+	void *full_ctx;
+	int64_t told_ms[ACCOUNTING_FILES_MAX];
 	atomic_bool ending;
 	int spool_fd;
 	bool is_file, is_bare;
@@ -81,7 +87,9 @@ struct task {
 	unsigned char *bytes; /* owned; NULL: read the file */
 	size_t n;
 	bool done;
+	uint64_t full; /* a bit for each accounting file that has passed its size */
 };
+_Static_assert(ACCOUNTING_FILES_MAX <= 64, "a bit each");
 
 /* --- writing -------------------------------------------------------------------------------------
  */
@@ -99,6 +107,7 @@ static void flush(struct logger *l, struct sink *s, const char *what)
 		ssize_t n = write(s->fd, s->out.p + done, s->out.n - done);
 		if (n > 0) {
 			done += (size_t)n;
+			s->size += (uint64_t)n;
 			s->warned = false;
 			continue;
 		}
@@ -324,7 +333,23 @@ static void work_lines(void *arg)
 	if (l->segment_fd >= 0)
 		close(l->segment_fd); /* an idle logger must not keep a deleted segment's space */
 	l->segment_fd = -1;
+	for (size_t i = 0; i < ACCOUNTING_FILES_MAX; i++)
+		if (l->accounting[i].size_max > 0 &&
+		    l->accounting[i].size >= l->accounting[i].size_max)
+			t->full |= UINT64_C(1) << i;
 	t->done = !l->stuck;
+}
+
+/* Asked again now and then, as long as lines come: master may have been busy. */
+static void tell_full(struct logger *l, uint64_t full)
+{
+	int64_t now = loop_now_ms(l->loop);
+	for (uint16_t i = 0; full != 0; i++, full >>= 1) {
+		if ((full & 1) == 0 || now - l->told_ms[i] < FULL_AGAIN_MS || l->on_full == NULL)
+			continue;
+		l->told_ms[i] = now;
+		l->on_full(l->full_ctx, i);
+	}
 }
 
 static void lines_done(void *arg)
@@ -333,6 +358,7 @@ static void lines_done(void *arg)
 	struct logger *l = t->logger;
 	if (t->done)
 		l->pos = t->end;
+	tell_full(l, t->full);
 	l->kept -= t->bytes ? t->n : 0;
 	l->tasks--;
 	l->first = t->next; /* they come back in the order in which they were given */
@@ -379,6 +405,9 @@ struct logger *logger_new(struct loop *loop, int spool_fd, uint64_t from, uint64
 {
 	struct logger *l = xcalloc(1, sizeof(*l));
 	l->spool_fd = spool_fd;
+	l->loop = loop;
+	for (size_t i = 0; i < ACCOUNTING_FILES_MAX; i++)
+		l->told_ms[i] = INT64_MIN / 2;
 	l->last = &l->first;
 	l->pos = from;
 	snprintf(l->pid_text, sizeof(l->pid_text), "[%ld]: ", (long)getpid());
@@ -395,6 +424,12 @@ struct logger *logger_new(struct loop *loop, int spool_fd, uint64_t from, uint64
 	l->thread = iothread_new(loop, "logger");
 	l->replay_to = to;
 	return l;
+}
+
+void logger_on_full(struct logger *l, void (*on_full)(void *ctx, uint16_t index), void *ctx)
+{
+	l->on_full = on_full;
+	l->full_ctx = ctx;
 }
 
 /* The files are there: what older processes left unlogged comes first. */
@@ -438,15 +473,20 @@ struct change {
 	int fd;	   /* of `index`; -1 with `formats` */
 	int index; /* -1: the log */
 	bool is_file;
+	bool whole; /* a configuration: files beyond `count` are no more */
 	size_t count;
 	enum account_format formats[ACCOUNTING_FILES_MAX];
 	unsigned types[ACCOUNTING_FILES_MAX];
+	uint64_t size_max[ACCOUNTING_FILES_MAX];
 };
 
 static void begin_file(struct logger *l, struct sink *s)
 {
 	struct stat st;
-	if (s->format == ACCOUNT_CSV && fstat(s->fd, &st) == 0 && st.st_size == 0) {
+	if (fstat(s->fd, &st) != 0)
+		return;
+	s->size = (uint64_t)st.st_size;
+	if (s->format == ACCOUNT_CSV && st.st_size == 0) {
 		account_header(&s->out);
 		flush(l, s, "an accounting file");
 	}
@@ -468,6 +508,14 @@ static void work_change(void *arg)
 	for (size_t i = 0; i < c->count; i++) {
 		l->accounting[i].format = c->formats[i];
 		l->accounting[i].types = c->types[i];
+		l->accounting[i].size_max = c->size_max[i];
+	}
+	for (size_t i = c->count; c->whole && i < ACCOUNTING_FILES_MAX; i++) {
+		if (l->accounting[i].fd >= 0)
+			close(l->accounting[i].fd);
+		l->accounting[i].fd = -1;
+		l->accounting[i].types = 0;
+		l->accounting[i].size_max = 0;
 	}
 	if (c->fd >= 0) {
 		struct sink *s = c->index < 0 ? &l->log : &l->accounting[c->index];
@@ -507,12 +555,13 @@ void logger_accounting_file(struct logger *l, uint16_t index, int fd)
 
 void logger_configure(struct logger *l, const struct conf *conf)
 {
-	struct change c = {.fd = -1};
+	struct change c = {.fd = -1, .whole = true};
 	const struct conf_node *n = NULL;
 	while ((n = conf_next(conf->root, CONF_ACCOUNTING, n)) != NULL &&
 	       c.count < ACCOUNTING_FILES_MAX) {
 		c.formats[c.count] =
 		    conf_num(n, CO_ACCOUNTING_format) == ACCOUNT_JSON ? ACCOUNT_JSON : ACCOUNT_CSV;
+		c.size_max[c.count] = (uint64_t)conf_num(n, CO_ACCOUNTING_max_size);
 		c.types[c.count++] = account_types_parse(conf_get(n, CO_ACCOUNTING_records));
 	}
 	give_change(l, &c);

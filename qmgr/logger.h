@@ -13,6 +13,8 @@ enum { ACCOUNTING_FILES_MAX = 64 };
 /* from: the position to go on from. to: the end of what older processes wrote; in between it reads.
  */
 struct logger *logger_new(struct loop *loop, int spool_fd, uint64_t from, uint64_t to);
+/* on_full: called in the loop when an accounting file has passed its max-size. */
+void logger_on_full(struct logger *l, void (*on_full)(void *ctx, uint16_t index), void *ctx);
 void logger_begin(struct logger *l); /* the files are set: write what older processes left */
 void logger_free(
     struct logger **l); /* waits until all that was given is written, or gives up after a while */

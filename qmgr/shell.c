@@ -86,8 +86,15 @@ void qmgr_file(struct qmgr *q, enum file_kind kind, uint16_t index, int fd)
 	}
 }
 
+static void on_full(void *ctx, uint16_t index)
+{
+	struct qmgr *q = ctx;
+	worker_file_full(q->worker, index);
+}
+
 void qmgr_logger_ready(struct qmgr *q)
 {
+	logger_on_full(q->logger, on_full, q);
 	if (q->conf != NULL)
 		logger_configure(q->logger, q->conf);
 	if (q->log_fd >= 0)

@@ -158,6 +158,43 @@ static void small_files_are_replaced_whole(void **unused)
 	assert_int_equal(system(path), 0);
 }
 
+static void names_of_renamed_files(void **state)
+{
+	static const char *const rising[] = {"a-20261122-235959", "a-20261123-000000",
+	    "a-20261123-000000-2", "a-20261123-000000-9", "a-20261123-000000-10",
+	    "a-20261123-000001"};
+	static const char *const others[] = {"a", "a-", "a-20261123", "a-20261123-00000",
+	    "a-20261123-000000.gz", "a-20261123-000000-", "a-20261123-000000-1",
+	    "b-20261123-000000", "aa-20261123-000000", "a-2026112x-000000", "a-20261123-000000-2x",
+	    "a_20261123-000000"};
+
+	(void)state;
+	for (size_t i = 0; i < COUNT_OF(rising); i++) {
+		assert_true(rotate_is_ours("a", rising[i]));
+		for (size_t k = 0; k < COUNT_OF(rising); k++) {
+			int order = rotate_order("a", rising[i], rising[k]);
+			assert_true(i < k ? order < 0 : i > k ? order > 0 : order == 0);
+		}
+	}
+	for (size_t i = 0; i < COUNT_OF(others); i++)
+		assert_false(rotate_is_ours("a", others[i]));
+}
+
+/* The full hour, midnight where the clock is ahead of UTC; never now or in the past. */
+static void times_of_rotation(void **state)
+{
+	const int64_t hour = 3600000, day = 24 * hour, now = INT64_C(1795400000123);
+
+	(void)state;
+	assert_int_equal(rotate_next_ms(5 * hour, hour, 0), 6 * hour);
+	assert_int_equal(rotate_next_ms(5 * hour + 1, hour, 0), 6 * hour);
+	assert_int_equal(rotate_next_ms(5 * hour - 1, hour, 0), 5 * hour);
+	assert_int_equal((rotate_next_ms(now, day, 2 * hour) + 2 * hour) % day, 0);
+	assert_true(rotate_next_ms(now, day, 2 * hour) > now);
+	assert_true(rotate_next_ms(now, day, 2 * hour) <= now + day);
+	assert_int_equal((rotate_next_ms(now, day, -5 * hour) - 5 * hour) % day, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -165,6 +202,8 @@ int main(void)
 	    cmocka_unit_test(links_are_those_of_the_table),
 	    cmocka_unit_test(one_datagram_to_an_abstract_socket),
 	    cmocka_unit_test(somebody_elses_watchdog_and_wrong_sockets),
+	    cmocka_unit_test(names_of_renamed_files),
+	    cmocka_unit_test(times_of_rotation),
 	    cmocka_unit_test(small_files_are_replaced_whole),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
