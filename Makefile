@@ -151,9 +151,9 @@ format:
 SBIN := $(DESTDIR)$(PREFIX)/sbin
 LIBEXEC := $(DESTDIR)$(PREFIX)/libexec/postern
 MAN := $(DESTDIR)$(PREFIX)/share/man
-## make install        into DESTDIR and PREFIX (/usr); an existing /etc/postern/postern.conf stays
+## make install        into DESTDIR and PREFIX (/usr); existing postern.conf and providers/*.conf stay
 install: all man
-	install -d $(SBIN) $(LIBEXEC) $(MAN)/man5 $(MAN)/man8 $(DESTDIR)/etc/postern \
+	install -d $(SBIN) $(LIBEXEC) $(MAN)/man5 $(MAN)/man8 $(DESTDIR)/etc/postern/providers \
 	    $(DESTDIR)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/lib/tmpfiles.d
 	install -m 755 $(BUILD)/bin/postern-master $(BUILD)/bin/posternctl $(SBIN)
 	install -m 755 $(foreach p,smtpd qmgr smtp-out resolver bouncer,$(BUILD)/bin/$(p)) $(LIBEXEC)
@@ -165,6 +165,9 @@ install: all man
 	install -m 644 conf/postern.conf $(DESTDIR)/etc/postern/postern.conf.example
 	test -e $(DESTDIR)/etc/postern/postern.conf || \
 	    install -m 644 conf/postern.conf $(DESTDIR)/etc/postern/postern.conf
+	for file in conf/providers/*.conf; do \
+	    test -e $(DESTDIR)/etc/postern/providers/$${file##*/} || \
+	    install -m 644 $$file $(DESTDIR)/etc/postern/providers/ || exit 1; done
 
 clean:
 	rm -rf $(BUILD)
