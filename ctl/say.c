@@ -58,6 +58,12 @@ void say_flush(FILE *out, const json_t *row, int64_t now_ms)
 	changed(out, row, "made due now");
 }
 
+void say_release(FILE *out, const json_t *row, int64_t now_ms)
+{
+	(void)now_ms;
+	changed(out, row, "released");
+}
+
 void say_delete(FILE *out, const json_t *row, int64_t now_ms)
 {
 	(void)now_ms;

@@ -41,6 +41,7 @@ enum shape show_shape(const char *service, const char *verb)
 	    {"queue", SHAPE_OBJECT},
 	    {"message", SHAPE_OBJECT},
 	    {"flush", SHAPE_OBJECT},
+	    {"release", SHAPE_OBJECT},
 	    {"delete", SHAPE_OBJECT},
 	    {"bounce", SHAPE_OBJECT},
 	    {"why", SHAPE_OBJECT},

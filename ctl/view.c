@@ -165,6 +165,7 @@ static const struct view views[] = {
     {"qmgr", "why", NULL, say_why},
     {"qmgr", "explain", NULL, say_explain},
     {"qmgr", "flush", NULL, say_flush},
+    {"qmgr", "release", NULL, say_release},
     {"qmgr", "delete", NULL, say_delete},
     {"qmgr", "bounce", NULL, say_bounce},
     {"qmgr", "pause", NULL, say_pause},

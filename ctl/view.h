@@ -40,8 +40,8 @@ extern const struct column view_holds[];
 void view_limit_text(char out[CELL_MAX], const json_t *limit); /* 1000/h, 20 */
 
 /* ---- say.c: the answers to changes, and events; say_why.c, say_queue.c, say_explain.c ---- */
-say_fn say_flush, say_delete, say_bounce, say_pause, say_resume, say_mode, say_reset, say_reroute,
-    say_event, say_trace, say_match;
+say_fn say_flush, say_release, say_delete, say_bounce, say_pause, say_resume, say_mode, say_reset,
+    say_reroute, say_event, say_trace, say_match;
 say_fn say_why, say_queue, say_explain;
 /* "google/mta1 waits: …", of an object with why's members. */
 void say_why_sentences(FILE *out, const json_t *row, const char *target, int64_t now_ms);

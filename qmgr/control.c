@@ -58,7 +58,7 @@ static void verb_status(
 
 #define FILTERS                                                                                    \
 	"[--queue=P] [--tenant=P] [--campaign=P] [--sender=P] [--recipient=P] [--domain=P] "       \
-	"[--older-than=TIME]"
+	"[--older-than=TIME] [--held]"
 #define WHICH "[ID|QUEUE|DOMAIN] " FILTERS " [--all] [--dry-run]"
 
 const struct control_verb qmgr_verbs[] = {
@@ -85,6 +85,7 @@ const struct control_verb qmgr_verbs[] = {
 	verb_suspensions},
     {"flush", "flush " WHICH, "makes it due now; an ID also releases what was set aside", 0, 1,
 	verb_flush},
+    {"release", "release " WHICH, "lets go what was set aside", 0, 1, verb_release},
     {"delete", "delete " WHICH, "removes it without a report", 0, 1, verb_delete},
     {"bounce", "bounce " WHICH " [--text=WHY]", "returns it to its senders", 0, 1, verb_bounce},
     {"reroute", "reroute QUEUE VMTA", "moves what is in the queue now to a virtual MTA or pool", 2,

@@ -43,6 +43,7 @@ struct filter { /* all that are given must match; NULL: any */
 	unsigned pass;						  /* see there */
 	uint64_t id;						  /* 0: any */
 	int64_t before_ms;					  /* arrived by then; 0: any */
+	bool held;						  /* what was set aside, alone */
 	bool all; /* --all or ALL: the empty one is meant */
 };
 /*
@@ -96,12 +97,12 @@ json_t *control_hold_row(const struct qmgr *q, const struct hold_view *v);
 const char *control_scope_name(enum core_scope scope);
 
 /* ---- the verbs ---- */
-control_verb_fn verb_queues, verb_messages, verb_message;  /* control_list.c */
-control_verb_fn verb_queue;				   /* control_queue.c */
-control_verb_fn verb_flush, verb_delete, verb_bounce;	   /* control_change.c */
-control_verb_fn verb_pause, verb_resume, verb_suspensions; /* control_hold.c */
-control_verb_fn verb_mode, verb_reset, verb_reroute;	   /* control_steer.c */
-control_verb_fn verb_why, verb_limits;			   /* control_why.c */
-control_verb_fn verb_explain;				   /* control_explain.c */
-control_verb_fn verb_rules;				   /* control_rules.c */
-control_verb_fn verb_events;				   /* control_events.c */
+control_verb_fn verb_queues, verb_messages, verb_message;	    /* control_list.c */
+control_verb_fn verb_queue;					    /* control_queue.c */
+control_verb_fn verb_flush, verb_release, verb_delete, verb_bounce; /* control_change.c */
+control_verb_fn verb_pause, verb_resume, verb_suspensions;	    /* control_hold.c */
+control_verb_fn verb_mode, verb_reset, verb_reroute;		    /* control_steer.c */
+control_verb_fn verb_why, verb_limits;				    /* control_why.c */
+control_verb_fn verb_explain;					    /* control_explain.c */
+control_verb_fn verb_rules;					    /* control_rules.c */
+control_verb_fn verb_events;					    /* control_events.c */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * What an operator does to mail: flush, delete, bounce. A filter says which; the core is asked for
- * its jobs in slices, each is changed through the core, and the answer is a count. --dry-run counts
- * only. An empty filter is refused unless --all is said: a variable that a script left unset must
- * not bounce a spool.
+ * What an operator does to mail: flush, release, delete, bounce. A filter says which; the core is
+ * asked for its jobs in slices, each is changed through the core, and the answer is a count.
+ * --dry-run counts only. An empty filter is refused unless --all is said: a variable that a script
+ * left unset must not bounce a spool.
  *
  * A change is journalled with the decisions that follow from it, so what was counted before a crash
  * stays done; the rest of a slice is asked for again by the operator.
@@ -255,6 +255,24 @@ static void flush_one(struct qmgr *q, job_ref ref, const struct job_view *v, str
 		core_release(q->core, ref, q->now_ms);
 	else
 		core_flush_job(q->core, ref, q->now_ms);
+}
+
+/* What was set aside, by a check of its header or because it ended its worker: on its way. */
+static void release_one(struct qmgr *q, job_ref ref, const struct job_view *v, struct str text)
+{
+	(void)v;
+	(void)text;
+	core_release(q->core, ref, q->now_ms);
+}
+
+void verb_release(void *ctx, struct control_reply *reply, const json_t *args, const json_t *options)
+{
+	static const struct change change = {"release", false, false, release_one};
+	struct change_state *s = begin(ctx, &change, reply, args, options);
+	if (s == NULL)
+		return;
+	s->filter.held = true;
+	control_stream(reply, next_changes, drop_change, s);
 }
 
 void verb_flush(void *ctx, struct control_reply *reply, const json_t *args, const json_t *options)

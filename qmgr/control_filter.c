@@ -77,6 +77,7 @@ bool filter_options(
 {
 	const char *queue = control_option(options, "queue");
 	const char *all = control_option(options, "all");
+	const char *held = control_option(options, "held");
 	int64_t older_ms;
 	f->tenant = pattern(options, "tenant");
 	f->campaign = pattern(options, "campaign");
@@ -91,7 +92,12 @@ bool filter_options(
 		control_end(reply, EX_USAGE, "--all takes no value");
 		return false;
 	}
+	if (held != NULL && strcmp(held, "true") != 0) {
+		control_end(reply, EX_USAGE, "--held takes no value");
+		return false;
+	}
 	f->all = all != NULL;
+	f->held = held != NULL;
 	if (!said_time(reply, options, "older-than", &older_ms))
 		return false;
 	if (older_ms > 0)
@@ -136,7 +142,8 @@ bool filter_job(const struct filter *f, const struct job_view *v)
 	return (f->id == 0 || f->id == v->id) && like(f->queue, v->queue) &&
 	       like_name(f->tenant, v->tenant) && like_name(f->campaign, v->campaign) &&
 	       like(f->domain, v->domain) && (f->where == NULL || filter_where(f, v)) &&
-	       (f->before_ms == 0 || v->arrived_ms <= f->before_ms);
+	       (f->before_ms == 0 || v->arrived_ms <= f->before_ms) &&
+	       (!f->held || v->state == JOB_SET_ASIDE);
 }
 
 bool filter_needs_envelope(const struct filter *f)
@@ -154,7 +161,7 @@ bool filter_is_empty(const struct filter *f)
 {
 	return f->id == 0 && f->queue == NULL && f->tenant == NULL && f->campaign == NULL &&
 	       f->sender == NULL && f->rcpt == NULL && f->domain == NULL && f->where == NULL &&
-	       f->before_ms == 0;
+	       f->before_ms == 0 && !f->held;
 }
 
 void reader_init(struct reader *r)
