@@ -16,6 +16,7 @@
 #include "qmgr/shell.h"
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct taking {
 	struct qmgr *q;
@@ -61,10 +62,22 @@ static struct str vmta_of(const struct segment *s, const struct envelope *e)
 	return alert ? STR("alert") : e->vmta;
 }
 
+/* Mail of nobody known belongs to its sender's domain, "@example.com"; a report to nobody. */
+static struct str tenant_of(const struct envelope *e, char room[DOMAIN_MAX + 2])
+{
+	char lower[DOMAIN_MAX + 1];
+	struct str domain = lower_domain(address_domain(e->sender), lower);
+	if (e->tenant.n > 0 || domain.n == 0 || domain.n > DOMAIN_MAX)
+		return e->tenant;
+	room[0] = '@';
+	memcpy(room + 1, domain.p, domain.n);
+	return (struct str){room, domain.n + 1};
+}
+
 static int add_rcpt(void *ctx, unsigned ordinal, const struct env_rcpt *rcpt)
 {
 	struct taking *t = ctx;
-	char room[DOMAIN_MAX + 1];
+	char room[DOMAIN_MAX + 1], tenant[DOMAIN_MAX + 2];
 	struct core_add add = {.id = t->record->id,
 	    .segment = t->segment->row.number,
 	    .offset = t->record->offset,
@@ -74,7 +87,7 @@ static int add_rcpt(void *ctx, unsigned ordinal, const struct env_rcpt *rcpt)
 	    .arrived_ms = (int64_t)t->record->arrived_ms,
 	    .domain = lower_domain(address_domain(rcpt->address), room),
 	    .vmta = vmta_of(t->segment, t->e),
-	    .tenant = t->e->tenant,
+	    .tenant = tenant_of(t->e, tenant),
 	    .campaign = t->e->campaign};
 	if (rcpt->notify & NOTIFY_DELAY)
 		add.flags |= JOB_DELAY_ASKED;

@@ -25,7 +25,8 @@ static const char *const prefixes[SCOPE_COUNT] = {[SCOPE_TOTAL] = "total",
     [SCOPE_CAMPAIGN] = "campaign",
     [SCOPE_QUEUE] = "queue",
     [SCOPE_PATH] = "path",
-    [SCOPE_WARMUP] = "warmup"};
+    [SCOPE_WARMUP] = "warmup",
+    [SCOPE_PARTY] = "set"};
 
 const char *limit_name(const struct limiter *l)
 {
@@ -226,16 +227,36 @@ static void clear_limits(struct core *core, struct budget *b)
 		    CO_##section##_max_msg_rate, CO_##section##_max_data_volume_rate               \
 	}
 
+static const struct options at_options = OPTIONS(TENANT_AT), campaign_options = OPTIONS(CAMPAIGN);
+
+static bool limits_anything(const struct conf_node *node, const struct options *o)
+{
+	const enum conf_opt rates[] = {o->connects, o->msgs, o->bytes};
+
+	for (size_t i = 0; i < COUNT_OF(rates); i++)
+		if (rate_read(conf_get(node, rates[i])).n)
+			return true;
+	return conf_get(node, o->conns)->num > 0;
+}
+
+bool budget_holds(const struct conf_node *holder)
+{
+	if (holder && holder->type == CONF_TENANT_AT)
+		return limits_anything(holder, &at_options);
+	if (holder && holder->type == CONF_CAMPAIGN)
+		return limits_anything(holder, &campaign_options);
+	return holder && conf_next(holder, CONF_BUDGET, NULL);
+}
+
 static void take_holder(struct core *core, struct budget *b, const struct conf_node *holder)
 {
-	static const struct options at = OPTIONS(TENANT_AT), campaign = OPTIONS(CAMPAIGN),
-				    group = OPTIONS(BUDGET);
+	static const struct options group = OPTIONS(BUDGET);
 	bool again = b->generation == core->generation;
 
 	if (holder && holder->type == CONF_TENANT_AT)
-		read_limits(core, b, holder, &at, again);
+		read_limits(core, b, holder, &at_options, again);
 	else if (holder && holder->type == CONF_CAMPAIGN)
-		read_limits(core, b, holder, &campaign, again);
+		read_limits(core, b, holder, &campaign_options, again);
 	else if (holder && conf_next(holder, CONF_BUDGET, NULL))
 		read_limits(core, b, conf_next(holder, CONF_BUDGET, NULL), &group, again);
 	else if (!again)
@@ -254,7 +275,8 @@ struct budget *budget_open(
 		b = budget_new(core, scope, key);
 	budget_keep(b);
 	if (scope != SCOPE_TOTAL && scope != SCOPE_QUEUE && scope != SCOPE_PATH &&
-	    scope != SCOPE_MX && scope != SCOPE_ADDRESS && scope != SCOPE_WARMUP)
+	    scope != SCOPE_MX && scope != SCOPE_ADDRESS && scope != SCOPE_WARMUP &&
+	    scope != SCOPE_PARTY)
 		take_holder(core, b, holder);
 	return b;
 }

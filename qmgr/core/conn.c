@@ -59,6 +59,7 @@ void tx_free(struct core *core, struct tx *tx)
 	struct conn *c = tx->conn;
 	uint32_t i = 0;
 
+	party_land(core, tx);
 	while (c->tx[i] != tx)
 		must(++i < c->tx_count);
 	for (c->tx_count--; i < c->tx_count; i++)
@@ -455,6 +456,7 @@ int core_have_job(struct core *core, uint64_t conn, uint64_t transaction, uint64
 		job_state(core, ref, JOB_IN_FLIGHT);
 		tx_put(tx, ref);
 	}
+	party_fly(core, tx);
 	conn_settle(core, c);
 	return tx->n == n ? 0 : -ENOENT;
 }

@@ -58,6 +58,7 @@ struct core *core_new(uint64_t seed, int64_t now_ms)
 	due_init(&core->due, now_ms);
 	core->wheel = wheel_new(now_ms);
 	budget_init(core);
+	party_init(core);
 	core->default_vmta = name_get(core, STR("default"));
 	core->host_name = name_get(core, STR(""));
 	core->no_source = name_keep(core->host_name);
@@ -107,6 +108,7 @@ static void free_places(struct core *core)
 			domain_free(core, core->domain_at[i]);
 	grant_tls_forget(core, true);
 	warmup_fini(core);
+	party_fini(core);
 	budget_fini(core);
 	name_drop(core, core->no_source);
 	core->no_source = NULL;
@@ -162,6 +164,7 @@ void core_configure(struct core *core, const struct conf *conf, int64_t now_ms)
 	for (uint32_t i = 1; i <= core->queue_count; i++)
 		if (core->queue_at[i])
 			queue_configured(core, core->queue_at[i]);
+	party_configure(core);
 	state_configured(core);
 	conn_configured(core);
 	for (uint32_t i = 1; i <= core->queue_count; i++)
@@ -173,7 +176,7 @@ void core_configure(struct core *core, const struct conf *conf, int64_t now_ms)
 
 static struct lane *lane_for(struct core *core, const struct core_add *a, struct domain *d)
 {
-	struct name *tenant = name_get(core, a->tenant), *campaign = name_get(core, a->campaign);
+	struct name *tenant = name_get(core, tenant_for(core, a->tenant)), *campaign = name_get(core, a->campaign);
 	struct lane *lane;
 	struct place p;
 
@@ -330,6 +333,9 @@ static void on_timer(void *ctx, struct wheel_node *node)
 	case TIMER_HOLD:
 	case TIMER_RELEASE:
 		hold_timer(core, t);
+		break;
+	case TIMER_PARTY:
+		party_timer(core, t);
 		break;
 	}
 }

@@ -681,14 +681,59 @@ static bool open_for(struct core *core, struct queue *q, job_ref ref, bool spare
 	return false;
 }
 
+/* The next job of a tenant that may open a connection; 0: none of those that are looked at, and the
+ * queue waits for any of them. */
+static job_ref opener(struct core *core, struct queue *q, job_ref next)
+{
+	struct alternatives any = {.n = 0};
+	unsigned looks = CORE_LOOK;
+
+	for (struct link *l = q->active.next; l != &q->active && looks; l = l->next, looks--) {
+		struct share *s = OWNER(l, struct share, in_active);
+		struct link *ring = link_alone(&s->urgent) ? &s->active : &s->urgent;
+		struct lane *lane = OWNER(ring->next, struct lane, in_share);
+		job_ref ref = l == q->active.next ? next : lane_head(lane);
+		struct limiter *refuses;
+		int64_t when = 0;
+
+		lane = core->lane_at[core_at(core, ref)->lane];
+		refuses = party_refuses_open(core, lane, &when);
+		if (refuses)
+			limit_alternative(&any, refuses, when);
+		else if (ref == next || place_is_here(core, q, core_at(core, ref)))
+			return ref;
+	}
+	if (any.n)
+		limit_wait_any(core, &any, LINE_OPEN, &q->grant);
+	return 0;
+}
+
+static bool open_next(struct core *core, struct queue *q, job_ref ref, bool spare,
+    struct core_decision *out)
+{
+	const struct lane *lane;
+	unsigned worker = 0;
+
+	if (!may_open(core, q, &worker))
+		return false;
+	if (core->party_connects && !(ref = opener(core, q, ref)))
+		return false;
+	lane = core->lane_at[core_at(core, ref)->lane];
+	if (!open_for(core, q, ref, spare, worker, out))
+		return false;
+	if (core->party_connects)
+		party_opened(core, lane);
+	return true;
+}
+
 bool grant_next(struct core *core, struct queue *q, bool spare, struct core_decision *out)
 {
-	unsigned budget = CORE_LOOK, worker = 0;
+	unsigned budget = CORE_LOOK;
 	job_ref ref;
 
 	if (wants_one(core, q) && (!spare || has_spare(core, q)) &&
 	    (ref = send_vet(core, q, &budget)))
-		return may_open(core, q, &worker) && open_for(core, q, ref, spare, worker, out);
+		return open_next(core, q, ref, spare, out);
 	if (budget == 0)
 		queue_dirty(core, q);
 	grant_unwait(core, q);

@@ -526,6 +526,15 @@ static void say(struct core *core, const struct hold *h, enum core_event_kind ki
 	buf_fini(&scope);
 }
 
+/* A rule's, of a tenant or campaign somewhere: its mail begins with a probe (party.c). */
+static void recover(struct core *core, const struct hold *h)
+{
+	const struct why why = {.text = str_of(h->text), .rule = str_of(h->rule)};
+
+	if (h->suspension && h->tenant && h->at->n && (!h->campaign || h->campaign->n))
+		party_recover(core, h->tenant, h->campaign, h->at, &why);
+}
+
 static void end(struct core *core, struct hold *h, struct str text, struct str who)
 {
 	struct hold last = *h;
@@ -537,6 +546,7 @@ static void end(struct core *core, struct hold *h, struct str text, struct str w
 		name_keep(last.tenant);
 	if (last.campaign)
 		name_keep(last.campaign);
+	recover(core, h);
 	hold_free(core, h);
 	changed(core, &last);
 	name_drop(core, last.name);
@@ -706,7 +716,8 @@ size_t core_holds(
     const struct core *core, struct core_cursor *cursor, struct hold_view *out, size_t n)
 {
 	const struct slots *slots = &core->holds.slots;
-	const uint64_t settings = UINT64_C(1) << 40; /* the cursor's b: sources below, then these */
+	const uint64_t settings = UINT64_C(1) << 40; /* the cursor's b: sources below, then these, */
+	const uint64_t parties = UINT64_C(1) << 41;  /* and these */
 	size_t found = 0;
 
 	while (found < n && cursor->a < slots->count) {
@@ -726,11 +737,17 @@ size_t core_holds(
 	}
 	if (found < n && cursor->b < settings)
 		found += source_views(core, &cursor->b, out + found, n - found);
-	if (found < n) {
+	if (found < n && cursor->b < parties) {
 		uint64_t from = cursor->b < settings ? 0 : cursor->b - settings;
 
 		found += setting_views(core, &from, out + found, n - found);
 		cursor->b = settings + from;
+	}
+	if (found < n) {
+		uint64_t from = cursor->b < parties ? 0 : cursor->b - parties;
+
+		found += party_views(core, &from, out + found, n - found);
+		cursor->b = parties + from;
 	}
 	return found;
 }

@@ -31,6 +31,7 @@ enum {
 	CORE_DEPTH = 2,	       /* transactions outstanding on a connection: one works, one waits */
 	CORE_TX_RCPTS = 1000,  /* recipients of a transaction, whatever the configuration says */
 	CORE_CAMPAIGNS = 1000, /* of a tenant with lanes of their own: contract of counting, 11 */
+	CORE_SENDER_DOMAINS = 10000, /* that are tenants of their own: more share the tenant "" */
 	CORE_FAVOUR = 9,       /* transactions in a row of transactional lanes while others wait */
 	CORE_RETRIES = 3,      /* RETRY_NOW in a row before it counts as an attempt */
 	CORE_TARGETS = 1024,   /* addresses of a queue whose failures are remembered */
@@ -230,6 +231,7 @@ enum budget_scope {
 	SCOPE_QUEUE,
 	SCOPE_PATH,
 	SCOPE_WARMUP,
+	SCOPE_PARTY, /* a tenant or campaign at a destination, by rules: see party.c */
 	SCOPE_COUNT
 };
 enum { ALTERNATIVES = 16 };
@@ -388,6 +390,7 @@ enum timer_kind {
 	TIMER_SOURCE,
 	TIMER_HOLD,
 	TIMER_RELEASE,
+	TIMER_PARTY,
 };
 struct timer {
 	struct wheel_node node;
@@ -496,7 +499,8 @@ struct tenant {
 	uint32_t weight;		/* its part of a queue */
 	struct link shares, lanes, all; /* all: its campaigns */
 	struct counts tally;
-	struct budget *budget; /* NULL: none */
+	const struct conf_node *conf; /* its section; NULL: none */
+	struct budget *budget;	      /* NULL: none */
 };
 enum lane_class { CLASS_BULK, CLASS_TRANSACTIONAL };
 struct campaign {
@@ -508,7 +512,11 @@ struct campaign {
 	enum lane_class class;
 	struct link lanes, in_tenant;
 	struct counts tally;
-	struct budget *budget; /* NULL: none */
+	const struct conf_node *conf; /* its section; NULL: none */
+	struct budget *budget;	      /* NULL: none */
+};
+struct pace { /* recipients sent in this minute and the one before */
+	uint32_t minute, n, last;
 };
 struct lane {
 	struct node node;
@@ -529,13 +537,23 @@ struct lane {
 	struct link in_release; /* its hold is over: see hold.c */
 	int64_t empty_ms;
 	struct waiter wait; /* for a limit of its campaign or tenant */
+	struct budget *at;  /* its campaign's at this destination, by rules; NULL: none */
+	struct pace pace;
 };
+enum share_at { /* a tenant's budgets at a destination */
+	AT_PROVIDER,
+	AT_DOMAIN,
+	AT_PARTY, /* by rules */
+	SHARE_AT
+};
+enum { LANE_BUDGETS = 2 + SHARE_AT + 1 }; /* campaign, tenant, at a destination */
 struct share { /* a tenant's part of a queue */
 	struct node node;
 	struct queue *queue;
 	struct name *tenant; /* of->name */
 	struct tenant *of;
-	struct budget *at; /* the tenant's at this destination; NULL: none */
+	struct budget *at[SHARE_AT]; /* the tenant's at this destination; NULL: none */
+	struct pace pace;
 	uint32_t credit;
 	uint8_t parked;		    /* reasons */
 	uint8_t favoured;	    /* transactions in a row of its urgent lanes */
@@ -581,6 +599,7 @@ struct queue {
 	struct link notes;	   /* newest first */
 	uint8_t noted[3];	   /* how many of each kind */
 	bool rated;		   /* its lists have rules on shares of attempts */
+	bool stepwise; /* they have rules on tenants: a connection has one transaction at a time */
 	uint32_t slot;
 	char *name; /* owned: DESTINATION/VMTA */
 	struct dest *dest;
@@ -666,6 +685,8 @@ struct tx {
 	uint32_t n, left, cap;
 	int64_t sent_ms;
 	job_ref *jobs; /* owned; 0: has its result */
+	struct budget *in[LANE_BUDGETS]; /* of tenants and campaigns: it counts there */
+	uint32_t in_count;
 	struct tx *next_free;
 };
 struct worker {
@@ -747,6 +768,11 @@ struct core {
 	uint32_t domain_count, lane_count, queue_count; /* in use: [1, count] may be NULL */
 	struct slots tenant_slots, campaign_slots;
 	struct table tenant_confs; /* sections of `tenants`, see tenant.c */
+	struct table sender_domains; /* their sender-domains, likewise */
+	uint32_t implicit_tenants;   /* senders' domains that are tenants now */
+	struct table parties, party_keys; /* see party.c */
+	struct link all_parties;
+	uint32_t party_connects; /* limiters of connects of tenants and campaigns */
 	uint32_t lane_seq;
 	struct holds holds;
 	uint32_t *domain_free, *lane_free, *queue_free; /* owned: stacks of free indexes */
@@ -766,7 +792,7 @@ struct core {
 	struct peer_limit *mx_limits, *ip_limits; /* owned */
 	size_t mx_limit_count, ip_limit_count;
 	uint32_t generation; /* of the configuration */
-	uint32_t rates;	     /* limiters of messages and volume: 0, nobody asks */
+	uint32_t rates; /* limiters that a transaction must pass: 0, nobody asks */
 	uint64_t tickets;
 	int64_t empty_ms;	 /* buckets count as empty at that time; NEVER: they are full */
 	struct buf *keys;	 /* owned: texts of views */
@@ -956,6 +982,8 @@ void rules_init(struct core *core);
 void rules_fini(struct core *core);
 void rules_configured(struct core *core); /* core->conf is new */
 bool rules_have_shares(const struct core *core, const struct conf_value *lists);
+/* One that acts upon a tenant or campaign. */
+bool rules_have_tenants(const struct core *core, const struct conf_value *lists);
 /* What the hits that came last are about. */
 struct rule_reply {
 	struct queue *queue;
@@ -1041,6 +1069,12 @@ void campaign_class(struct campaign *c, enum lane_class class); /* lane.c */
 void campaign_drop(struct core *core, struct campaign *c);	/* frees it without lanes */
 void tenant_drop(struct core *core, struct tenant *t);		/* without shares and campaigns */
 void tenant_configure(struct core *core);			/* weights and classes follow */
+/* Whose name stands for mail of that tenant ("@domain": a sender's domain, of which there are
+ * CORE_SENDER_DOMAINS at most): itself, or "". */
+struct str tenant_for(const struct core *core, struct str name);
+/* Who has that domain, or one above it, among its sender-domains; else the tenant "@domain", if it
+ * has mail; else "". */
+struct str tenant_of_domain(const struct core *core, struct str domain);
 void tenant_fini(struct core *core);
 enum tally_event { TALLY_DELIVERED, TALLY_DEFERRED, TALLY_BOUNCED };
 void tenant_tally(struct lane *lane, enum tally_event event);
@@ -1052,6 +1086,54 @@ enum { QUEUE_NAME_MAX = 1024 }; /* of DESTINATION/VMTA, both being names of DNS 
 /* Of DESTINATION/VMTA, or a domain in the place of its destination: with the destination. */
 struct str queue_meant(const struct core *core, struct str name, char out[QUEUE_NAME_MAX]);
 bool queue_matches(const struct core *core, const struct queue *q, struct str pattern);
+
+/* ---- party.c: limits of tenants and campaigns ---- */
+struct party;
+static inline bool scope_is_party(enum budget_scope scope)
+{
+	return scope == SCOPE_TENANT || scope == SCOPE_TENANT_AT || scope == SCOPE_CAMPAIGN ||
+	       scope == SCOPE_PARTY;
+}
+/* All that a lane's mail must pass beside its queue's: how many. */
+unsigned party_budgets(const struct lane *lane, struct budget *out[LANE_BUDGETS]);
+void party_new_tenant(struct core *core, struct tenant *t);
+void party_new_campaign(struct core *core, struct campaign *c);
+void party_new_share(struct core *core, struct share *s);
+void party_new_lane(struct core *core, struct lane *lane);
+void party_drop_share(struct core *core, struct share *s);
+void party_drop_lane(struct core *core, struct lane *lane);
+void party_provider(struct core *core, struct queue *q); /* q->provider has changed */
+void party_configure(struct core *core); /* behind budget_configure() and queues' own */
+void party_fly(struct core *core, struct tx *tx);  /* it has its jobs */
+void party_land(struct core *core, struct tx *tx); /* it is over */
+void party_sent(struct core *core, struct lane *lane, uint32_t rcpts);
+/* May a connection be opened for the lane's mail? NULL, or what stands against it until *when. */
+struct limiter *party_refuses_open(
+    const struct core *core, const struct lane *lane, int64_t *when);
+void party_opened(struct core *core, const struct lane *lane); /* takes the tokens */
+/* By a rule: `set NAME=VALUE` for that tenant, or (campaign not empty) campaign, at a destination.
+ * 0, -ENOTSUP: not of that option; -ENODATA: a part of nothing; -ENOSPC. */
+struct party_request {
+	struct str tenant, campaign, at;
+	const struct rule_action *action;
+	int64_t until_ms;
+	const struct why *why;
+};
+int party_set(struct core *core, const struct party_request *r) MUST_USE;
+/* A suspension is over: one transaction as a probe, then backoff-recovery's steps. */
+void party_recover(struct core *core, const struct name *tenant, const struct name *campaign,
+    const struct name *at, const struct why *why);
+/* What a transaction said of the lane. */
+void party_answer(
+    struct core *core, const struct lane *lane, uint64_t tx, uint32_t delivered, uint32_t deferred);
+void party_timer(struct core *core, struct timer *t);
+void party_init(struct core *core);
+void party_fini(struct core *core);
+/* Whose limits a budget of SCOPE_PARTY holds: rule and text. */
+void party_why(const struct core *core, const struct budget *b, struct core_why *why);
+size_t party_views(const struct core *core, uint64_t *from, struct hold_view *out, size_t n);
+bool party_encode(struct core *core, struct str name, struct buf *out);
+int party_restore(struct core *core, struct str name, struct rd *value);
 
 /* ---- lane.c: out of the turn ---- */
 struct share *share_find(const struct core *core, const struct queue *q, const struct name *tenant);
@@ -1134,6 +1216,8 @@ int64_t place_no_mx_ms(const struct core *core, const struct queue *q, const str
  * without one: none are set. Never NULL. */
 struct budget *budget_open(
     struct core *core, enum budget_scope scope, struct str name, const struct conf_node *holder);
+/* It says anything of a budget. */
+bool budget_holds(const struct conf_node *holder);
 void budget_close(struct core *core, struct budget **b);
 struct budget *budget_keep(struct budget *b);
 void budget_release(struct core *core, struct budget *b);

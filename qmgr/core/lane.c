@@ -62,6 +62,7 @@ static struct share *share_new(struct core *core, struct queue *q, struct tenant
 	link_append(&q->shares, &s->in_queue);
 	link_append(&t->shares, &s->in_tenant);
 	table_add(&core->shares, &s->node, share_hash(q, t->name));
+	party_new_share(core, s);
 	hold_new_share(core, s);
 	return s;
 }
@@ -75,6 +76,7 @@ static void share_free(struct core *core, struct share *s)
 	link_remove(&s->in_queue);
 	link_remove(&s->in_tenant);
 	link_remove(&s->in_release);
+	party_drop_share(core, s);
 	free(s);
 	tenant_drop(core, t);
 }
@@ -140,6 +142,7 @@ static struct lane *lane_new(
 	lane->index = lane_number(core, lane);
 	lane->seq = ++core->lane_seq;
 	lane->empty_ms = core->now;
+	party_new_lane(core, lane);
 	hold_new_lane(core, lane);
 	return lane;
 }
@@ -182,6 +185,7 @@ void lane_free(struct core *core, struct lane *lane)
 	core->lane_at[lane->index] = NULL;
 	core->lane_free[core->lane_frees++] = lane->index;
 	name_drop(core, lane->pool);
+	party_drop_lane(core, lane);
 	free(lane);
 	campaign_drop(core, c);
 	if (link_alone(&s->lanes))

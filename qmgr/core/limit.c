@@ -144,9 +144,16 @@ int64_t limiter_frees_ms(const struct core *core, const struct limiter *l, enum 
 	return at > core->now ? at : core->now;
 }
 
-static bool matters(enum limit_kind kind, enum limit_line line)
+/* Of a tenant or campaign transactions are counted, not connections. */
+static bool is_sending(const struct limiter *l)
 {
-	return line == LINE_OPEN || kind == LIMIT_MSGS || kind == LIMIT_BYTES;
+	return l->kind == LIMIT_MSGS || l->kind == LIMIT_BYTES ||
+	       (l->kind == LIMIT_CONNS && scope_is_party(l->budget->scope));
+}
+
+static bool matters(const struct limiter *l, enum limit_line line)
+{
+	return line == LINE_OPEN || is_sending(l);
 }
 
 struct limiter *limit_check(const struct core *core, const struct budget *b, enum limit_line line,
@@ -157,7 +164,7 @@ struct limiter *limit_check(const struct core *core, const struct budget *b, enu
 		const struct line *ln;
 		int64_t at;
 
-		if (!l || !matters((enum limit_kind)kind, line))
+		if (!l || !matters(l, line))
 			continue;
 		ln = &l->line[line];
 		if (has_room(core, l, line) && (ln->n == 0 || w->key <= ln->heap[0]->key))
@@ -181,13 +188,21 @@ static struct queue *queue_of(struct waiter *w)
 				       : OWNER(w, struct queue, send);
 }
 
+/* How many may send now. */
+static uint64_t room(const struct core *core, const struct limiter *l)
+{
+	if (l->kind == LIMIT_CONNS)
+		return l->budget->used < l->max ? l->max - l->budget->used : 0;
+	return bucket_tokens(&l->bucket, core->now);
+}
+
 /* Lanes leave the line when they are called; true: they, and perhaps more, were. */
 static bool call_lanes(struct core *core, struct limiter *l, struct line *ln)
 {
 	while (ln->n && ln->heap[0]->kind == WAITER_LANE) {
 		struct lane *lane = OWNER(ln->heap[0], struct lane, wait);
 
-		if ((lane->ready > 0) && ln->woken >= bucket_tokens(&l->bucket, core->now))
+		if ((lane->ready > 0) && ln->woken >= room(core, l))
 			return true;
 		ln->woken += (lane->ready > 0);
 		line_remove(ln, &lane->wait);
@@ -292,7 +307,7 @@ void limit_wait(struct core *core, struct limiter *l, enum limit_line line, stru
 		budget_keep(l->budget);
 		line_add(&l->line[line], w);
 	}
-	if (l->kind == LIMIT_CONNS)
+	if (l->kind == LIMIT_CONNS && line == LINE_OPEN)
 		conn_room(core, l);
 	limiter_wake(core, l);
 }
@@ -341,6 +356,11 @@ void limit_wait_any(
 
 /* ---- life ---- */
 
+static bool is_party_connects(const struct limiter *l)
+{
+	return l->kind == LIMIT_CONNECTS && scope_is_party(l->budget->scope);
+}
+
 struct limiter *limiter_new(struct core *core, struct budget *b, enum limit_kind kind)
 {
 	struct limiter *l = xcalloc(1, sizeof(*l));
@@ -353,7 +373,8 @@ struct limiter *limiter_new(struct core *core, struct budget *b, enum limit_kind
 		l->line[i].cap = 1;
 	}
 	b->of[kind] = l;
-	core->rates += kind == LIMIT_MSGS || kind == LIMIT_BYTES;
+	core->rates += is_sending(l);
+	core->party_connects += is_party_connects(l);
 	return l;
 }
 
@@ -384,7 +405,8 @@ void limiter_free(struct core *core, struct limiter **at)
 	struct limiter *l = *at;
 
 	*at = NULL;
-	core->rates -= l->kind == LIMIT_MSGS || l->kind == LIMIT_BYTES;
+	core->rates -= is_sending(l);
+	core->party_connects -= is_party_connects(l);
 	wheel_cancel(core->wheel, &l->timer.node);
 	for (int i = 0; i < LIMIT_LINES; i++)
 		dissolve(core, &l->line[i]);

@@ -489,6 +489,7 @@ int core_result(struct core *core, uint64_t transaction, const struct rcpt_resul
 {
 	struct tx *tx = tx_find(core, transaction);
 	struct tally t = count(results, n);
+	const struct lane *lane;
 	struct conn *c;
 	uint32_t hint = 0;
 
@@ -498,9 +499,10 @@ int core_result(struct core *core, uint64_t transaction, const struct rcpt_resul
 		return 0;
 	}
 	c = tx->conn;
+	lane = lane_of(core, tx);
 	rules_reply(core, &(struct rule_reply){.queue = c->queue,
 			      .conn = c,
-			      .lane = lane_of(core, tx),
+			      .lane = lane,
 			      .results = results,
 			      .count = n});
 	for (size_t i = 0; i < n; i++) {
@@ -516,6 +518,8 @@ int core_result(struct core *core, uint64_t transaction, const struct rcpt_resul
 	learn(core, c, results, n);
 	conn_measured(core, tx);
 	mode_answer(core, c->queue, transaction, t.delivered, t.deferred);
+	if (lane)
+		party_answer(core, lane, transaction, t.delivered, t.deferred);
 	tx_free(core, tx);
 	conn_settle(core, c);
 	return 1;

@@ -22,6 +22,7 @@ void queue_values(struct core *core, struct queue *q)
 	value_resolve(core, &of, q->vmta, &q->v);
 	setting_apply(q);
 	q->rated = rules_have_shares(core, q->v.patterns);
+	q->stepwise = rules_have_tenants(core, q->v.patterns);
 	mode_apply(core, q);
 	if (!vmta_acting(core, q->vmta)->conf || q->vmta->conf)
 		return;
@@ -87,6 +88,7 @@ static bool set_provider(struct core *core, struct queue *q)
 		return false;
 	name_drop(core, q->provider);
 	q->provider = provider ? name_keep(provider) : NULL;
+	party_provider(core, q);
 	return true;
 }
 

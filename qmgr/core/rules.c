@@ -125,6 +125,40 @@ static const struct rule_list *find_list(const struct core *core, const char *na
 	return NULL;
 }
 
+static bool is_of_tenant(const struct rule *rule)
+{
+	return rule->scope == RULE_TENANT || rule->scope == RULE_CAMPAIGN ||
+	       rule->scope == RULE_SENDER_DOMAIN;
+}
+
+static bool acts_on_tenant(const struct rule *rule)
+{
+	for (size_t i = 0; i < rule->action_count; i++)
+		switch (rule->actions[i].kind) {
+		case ACTION_SUSPEND_TENANT:
+		case ACTION_SUSPEND_CAMPAIGN:
+		case ACTION_BOUNCE_TENANT:
+		case ACTION_BOUNCE_CAMPAIGN:
+			return true;
+		default:
+			if (is_of_tenant(rule))
+				return true;
+		}
+	return false;
+}
+
+bool rules_have_tenants(const struct core *core, const struct conf_value *lists)
+{
+	for (size_t i = 0; lists && i < lists->count; i++) {
+		const struct rule_list *list = find_list(core, lists->texts[i]);
+
+		for (size_t k = 0; list && k < list->count; k++)
+			if (acts_on_tenant(&list->rules[k]))
+				return true;
+	}
+	return false;
+}
+
 static bool has_share(const struct rule_list *list)
 {
 	for (size_t i = 0; list && i < list->count; i++)
@@ -174,22 +208,43 @@ void core_hits(struct core *core, const struct rule_hit *hits, size_t n)
 	r->hit_count = n;
 }
 
+/* The tenant that a match is about: who sends for the domain that the reply names, if that is
+ * anybody; else whose mail it was. "": nobody. */
+static struct str whose(
+    const struct core *core, const struct rule_reply *r, const struct rule_hit *hit)
+{
+	struct str tenant = STR("");
+
+	if (hit && hit->object_kind == HIT_DOMAIN)
+		tenant = tenant_of_domain(core, hit->object);
+	return tenant.n || !r->lane ? tenant : name_str(r->lane->share->tenant);
+}
+
+/* Its campaign: the mail's, if the mail is that tenant's. */
+static struct str which(const struct rule_reply *r, struct str tenant)
+{
+	return r->lane && str_eq(name_str(r->lane->share->tenant), tenant)
+		   ? name_str(r->lane->campaign)
+		   : STR("");
+}
+
 /* Its whole name. */
-static int object_name(const struct rule_reply *r, const struct rule *rule,
+static int object_name(const struct core *core, const struct rule_reply *r, const struct rule *rule,
     const struct rule_hit *hit, char to[RULE_OBJECT_FULL])
 {
 	static const char *const kinds[] = {"", "ip", "netblock", "domain"};
 	const struct queue *q = r->queue;
 	struct str dest = name_str(q->dest->name), source = STR("");
-	struct str tenant = r->lane ? name_str(r->lane->share->tenant) : STR("");
+	struct str tenant = whose(core, r, hit);
 	int n;
 
 	if (r->conn)
 		source = name_str(r->conn->path->source);
 	if (hit && hit->object_kind != HIT_NOTHING && hit->object_kind < HIT_OBJECT_COUNT &&
 	    rule->trigger.kind != TRIGGER_SHARE)
-		n = snprintf(
-		    to, RULE_OBJECT_FULL, "%s %.*s", kinds[hit->object_kind], STR_ARG(hit->object));
+		n = snprintf(to, RULE_OBJECT_FULL, "%s %.*s%s%.*s", kinds[hit->object_kind],
+		    STR_ARG(hit->object), is_of_tenant(rule) ? " at " : "",
+		    STR_ARG(is_of_tenant(rule) ? dest : STR("")));
 	else if (rule->scope == RULE_PATH)
 		n = snprintf(
 		    to, RULE_OBJECT_FULL, "path %.*s from %.*s", STR_ARG(dest), STR_ARG(source));
@@ -203,7 +258,7 @@ static int object_name(const struct rule_reply *r, const struct rule *rule,
 		    STR_ARG(q->provider ? name_str(q->provider) : dest));
 	else if (rule->scope == RULE_CAMPAIGN)
 		n = snprintf(to, RULE_OBJECT_FULL, "campaign %.*s/%.*s at %.*s", STR_ARG(tenant),
-		    STR_ARG(r->lane ? name_str(r->lane->campaign) : STR("")), STR_ARG(dest));
+		    STR_ARG(which(r, tenant)), STR_ARG(dest));
 	else if (rule->scope == RULE_TENANT || rule->scope == RULE_SENDER_DOMAIN)
 		n = snprintf(
 		    to, RULE_OBJECT_FULL, "tenant %.*s at %.*s", STR_ARG(tenant), STR_ARG(dest));
@@ -213,11 +268,11 @@ static int object_name(const struct rule_reply *r, const struct rule *rule,
 }
 
 /* What a trigger is counted for, and a firing is about. A long name ends in a hash of the whole. */
-static struct str object_of(const struct rule_reply *r, const struct rule *rule,
+static struct str object_of(const struct core *core, const struct rule_reply *r, const struct rule *rule,
     const struct rule_hit *hit, char to[RULE_OBJECT_MAX])
 {
 	char full[RULE_OBJECT_FULL];
-	int n = object_name(r, rule, hit, full);
+	int n = object_name(core, r, rule, hit, full);
 
 	if (n >= RULE_OBJECT_FULL)
 		n = RULE_OBJECT_FULL - 1;
@@ -252,7 +307,7 @@ static void count_attempt(struct core *core, const struct rule_reply *r)
 
 			if (rule->trigger.kind != TRIGGER_SHARE || !known)
 				continue;
-			window_add(core, window_get(core, known, object_of(r, rule, NULL, object)),
+			window_add(core, window_get(core, known, object_of(core, r, rule, NULL, object)),
 			    &rule->trigger, 1, has_hit(core->rules, rule->id));
 		}
 	}
@@ -426,7 +481,7 @@ static void cannot(struct core *core, const struct firing *f, const char *what)
 static void suspend(struct core *core, const struct firing *f, enum rule_action_kind kind)
 {
 	const struct queue *q = f->reply->queue;
-	const struct lane *lane = f->reply->lane;
+	struct str tenant = whose(core, f->reply, f->hit);
 	struct hold_request h = {.scope = CORE_QUEUE,
 	    .name = str_of(q->name),
 	    .rule = f->why.rule,
@@ -442,15 +497,15 @@ static void suspend(struct core *core, const struct firing *f, enum rule_action_
 		h.scope = CORE_PROVIDER;
 		h.name = name_str(q->provider ? q->provider : q->dest->name);
 	} else if (kind != ACTION_SUSPEND_QUEUE) {
-		if (!lane || lane->share->tenant->n == 0) {
+		if (tenant.n == 0) {
 			cannot(core, f, "the mail has no tenant: nothing is suspended");
 			return;
 		}
 		h.at = name_str(q->dest->name);
 		h.scope = kind == ACTION_SUSPEND_TENANT ? CORE_TENANT : CORE_CAMPAIGN;
 		n = snprintf(name, sizeof(name), "%.*s%s%.*s",
-		    STR_ARG(name_str(lane->share->tenant)), h.scope == CORE_TENANT ? "" : "/",
-		    STR_ARG(h.scope == CORE_TENANT ? STR("") : name_str(lane->campaign)));
+		    STR_ARG(tenant), h.scope == CORE_TENANT ? "" : "/",
+		    STR_ARG(h.scope == CORE_TENANT ? STR("") : which(f->reply, tenant)));
 		h.name =
 		    (struct str){name, (size_t)n < sizeof(name) ? (size_t)n : sizeof(name) - 1};
 	}
@@ -461,20 +516,50 @@ static void suspend(struct core *core, const struct firing *f, enum rule_action_
 static void bounce_lanes(struct core *core, const struct firing *f, bool campaign)
 {
 	struct queue *own = f->reply->queue;
+	struct str tenant = whose(core, f->reply, f->hit);
+	const struct name *name = name_find(core, tenant);
 	const struct lane *lane = f->reply->lane;
 
-	for (struct link *l = own->dest->queues.next; lane && l != &own->dest->queues;
+	for (struct link *l = own->dest->queues.next; name && l != &own->dest->queues;
 	     l = l->next) {
-		struct queue *q = OWNER(l, struct queue, in_dest);
+		struct share *s = share_find(core, OWNER(l, struct queue, in_dest), name);
 
-		for (struct link *k = q->lanes.next; k != &q->lanes; k = k->next) {
-			struct lane *other = OWNER(k, struct lane, in_queue);
-
-			if (other->share->tenant == lane->share->tenant &&
-			    (!campaign || other->campaign == lane->campaign))
-				lane_visit(core, other, VISIT_BOUNCE, f->why.text);
-		}
+		if (s && !campaign)
+			share_visit(core, s, VISIT_BOUNCE, f->why.text);
+		for (struct link *k = s ? s->lanes.next : NULL; campaign && k && k != &s->lanes;
+		     k = k->next)
+			if (lane && OWNER(k, struct lane, in_owner)->campaign == lane->campaign)
+				lane_visit(core, OWNER(k, struct lane, in_owner), VISIT_BOUNCE,
+				    f->why.text);
 	}
+}
+
+/* For a tenant, campaign or sender's domain: what others have in this queue is not touched. */
+static void set_party(struct core *core, const struct firing *f, const struct rule_action *a)
+{
+	struct str tenant = whose(core, f->reply, f->hit);
+	bool campaign = f->known->rule->scope == RULE_CAMPAIGN;
+	struct party_request r = {.tenant = tenant,
+	    .campaign = campaign ? which(f->reply, tenant) : STR(""),
+	    .at = name_str(f->reply->queue->dest->name),
+	    .action = a,
+	    .until_ms = f->until_ms,
+	    .why = &f->why};
+	int rc;
+
+	if (tenant.n == 0 || (campaign && r.campaign.n == 0)) {
+		cannot(core, f,
+		    campaign ? "the mail has no campaign: nothing is set"
+			     : "the mail has no tenant: nothing is set");
+		return;
+	}
+	rc = party_set(core, &r);
+	if (rc == -ENOTSUP)
+		cannot(core, f, "this option is not a tenant's or campaign's: nothing is set");
+	else if (rc == -ENODATA)
+		cannot(core, f, "there is no limit that this could be a part of: nothing is set");
+	else if (rc)
+		cannot(core, f, "too much is set already: nothing is set");
 }
 
 static void alert(struct core *core, const struct firing *f, const char *to)
@@ -505,12 +590,6 @@ static void stop_sources(struct core *core, const struct firing *f)
 static bool stops_a_source(const struct rule *rule)
 {
 	return rule->scope == RULE_PATH || rule->scope == RULE_SOURCE;
-}
-
-static bool is_of_tenant(const struct rule *rule)
-{
-	return rule->scope == RULE_TENANT || rule->scope == RULE_CAMPAIGN ||
-	       rule->scope == RULE_SENDER_DOMAIN;
 }
 
 static void act(struct core *core, const struct firing *f, const struct rule_action *a)
@@ -558,8 +637,8 @@ static void act(struct core *core, const struct firing *f, const struct rule_act
 		alert(core, f, a->name);
 		break;
 	case ACTION_SET:
-		if (is_of_tenant(f->known->rule)) /* the queue is others', too */
-			cannot(core, f, "a tenant's own limits are its budgets: nothing is set");
+		if (is_of_tenant(f->known->rule))
+			set_party(core, f, a);
 		else
 			act_on_scope(core, f, a);
 		break;
@@ -651,7 +730,7 @@ static void on_hit(
 		return; /* its list was changed since; it is switched off */
 	t = &k->rule->trigger;
 	k->matches++;
-	f.object = object_of(r, k->rule, hit, object);
+	f.object = object_of(core, r, k->rule, hit, object);
 	f.why =
 	    (struct why){.text = text_of(r, hit), .rule = place_of(core, k, place, sizeof(place))};
 	f.until_ms = k->rule->for_ms > 0 ? core->now + k->rule->for_ms : 0;

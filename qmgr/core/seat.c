@@ -518,12 +518,14 @@ static struct limiter *check_send(const struct core *core, const struct budget *
 
 struct limiter *send_refuses_lane(const struct core *core, const struct lane *lane, uint64_t *most)
 {
+	struct budget *of[LANE_BUDGETS];
+	unsigned n = party_budgets(lane, of);
 	struct limiter *worst = NULL;
 	int64_t when = 0;
 
-	worst = check_send(core, lane->of->budget, &lane->wait, worst, &when, most);
-	worst = check_send(core, lane->share->of->budget, &lane->wait, worst, &when, most);
-	return check_send(core, lane->share->at, &lane->wait, worst, &when, most);
+	for (unsigned i = 0; i < n; i++)
+		worst = check_send(core, of[i], &lane->wait, worst, &when, most);
+	return worst;
 }
 
 struct limiter *send_refuses_queue(const struct core *core, const struct queue *q, uint64_t *most)
@@ -550,22 +552,24 @@ struct limiter *send_refuses_conn(
 
 static bool limits_sending(const struct budget *b)
 {
-	return b && (b->of[LIMIT_MSGS] || b->of[LIMIT_BYTES]);
+	return b && (b->of[LIMIT_MSGS] || b->of[LIMIT_BYTES] ||
+			(b->of[LIMIT_CONNS] && scope_is_party(b->scope)));
 }
 
 bool send_is_limited(const struct core *core, const struct conn *c, const struct lane *lane)
 {
 	const struct queue *q = c->queue;
+	struct budget *of[LANE_BUDGETS];
 	bool limited = false;
 
 	if (!core->rates)
 		return false;
 	for (uint32_t i = 0; i < q->shared_count; i++)
 		limited |= limits_sending(q->shared[i]);
+	for (unsigned n = party_budgets(lane, of); n--;)
+		limited |= limits_sending(of[n]);
 	return limited || limits_sending(q->own) || limits_sending(c->path->own) ||
-	       limits_sending(c->source) || (c->path->warm && c->path->warm->conf) ||
-	       limits_sending(lane->of->budget) || limits_sending(lane->share->of->budget) ||
-	       limits_sending(lane->share->at);
+	       limits_sending(c->source) || (c->path->warm && c->path->warm->conf);
 }
 
 static void spend(struct core *core, struct budget *b, uint32_t rcpts, uint32_t bytes)
@@ -584,14 +588,15 @@ static void spend(struct core *core, struct budget *b, uint32_t rcpts, uint32_t 
 void send_spend_queue(struct core *core, const struct queue *q, const struct lane *lane,
     uint32_t rcpts, uint32_t bytes)
 {
+	struct budget *of[LANE_BUDGETS];
+
 	if (!core->rates)
 		return;
 	spend(core, q->own, rcpts, bytes);
 	for (uint32_t i = 0; i < q->shared_count; i++)
 		spend(core, q->shared[i], rcpts, bytes);
-	spend(core, lane->of->budget, rcpts, bytes);
-	spend(core, lane->share->of->budget, rcpts, bytes);
-	spend(core, lane->share->at, rcpts, bytes);
+	for (unsigned n = party_budgets(lane, of); n--;)
+		spend(core, of[n], rcpts, bytes);
 }
 
 void send_spend(struct core *core, const struct conn *c, const struct lane *lane, uint32_t rcpts,

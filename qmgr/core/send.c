@@ -9,7 +9,9 @@
  *
  * An idle connection goes first. A connection that works already gets a second transaction to go on
  * with, as long as the queue has more jobs ready than connections, so that the wire never idles and
- * no job waits behind another while a connection elsewhere is free. A connection to a worse MX host
+ * no job waits behind another while a connection elsewhere is free. Where rules act upon tenants it
+ * gets none: the next one of a tenant must not be on its way when the reply comes that suspends it.
+ * A connection to a worse MX host
  * takes its own domain's jobs only, and one at a provider those of domains that have its host among
  * their best; such jobs are looked for among the first CORE_LOOK of the queue.
  */
@@ -124,6 +126,8 @@ static void send(
 
 	tx->sent_ms = core->now;
 	gather(core, tx, ref, most_rcpts(c, tokens));
+	party_fly(core, tx);
+	party_sent(core, lane, tx->n);
 	send_spend(core, c, lane, tx->n, bytes);
 	if (idle) /* else it goes on waiting, for what holds its idle connections */
 		limit_leave(core, &c->queue->send, true);
@@ -256,7 +260,7 @@ static enum send_found find(struct core *core, struct queue *q, struct core_deci
 	}
 	tokens = held.tokens;
 	c = choose(core, &q->idle, false, &ref, &held);
-	if (!c && queue_ready(q) > q->limit.used) {
+	if (!c && !q->stepwise && queue_ready(q) > q->limit.used) {
 		held.tokens = tokens;
 		c = choose(core, &q->half, true, &ref, &held);
 	}

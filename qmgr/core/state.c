@@ -43,6 +43,7 @@ static const struct state_kind {
     {"set", 0, setting_encode, setting_restore, NULL},
     {"warmup", MINUTE, warmup_encode, warmup_restore, NULL},
     {"hold", 0, hold_encode, hold_restore, NULL},
+    {"party", 0, party_encode, party_restore, NULL},
 };
 
 struct mark {

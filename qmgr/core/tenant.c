@@ -4,6 +4,10 @@
  * anybody else's. A tenant links its shares (one a queue) and its lanes, a campaign its lanes, and
  * both count their jobs by state, so that pausing, counting and listing cost what is their own.
  *
+ * Mail of nobody known has its sender's domain as its tenant ("@example.com", made by the shell), so
+ * that fairness, holds and limits know one sender from another; beyond CORE_SENDER_DOMAINS of these
+ * at a time, further ones share the tenant "".
+ *
  * They are made with their first lane and freed with their last one. The mail without a tenant is
  * the tenant "", mail without a campaign its tenant's campaign "".
  *
@@ -14,6 +18,8 @@
 #include "qmgr/core/internal.h"
 #include <stdlib.h>
 #include <string.h>
+
+enum { NAME_ROOM = 300 /* "@" and a domain */ };
 
 /* ---- what the configuration says of them ---- */
 
@@ -39,6 +45,7 @@ static void configure_tenant(const struct core *core, struct tenant *t)
 {
 	const struct conf_node *conf = conf_of(core, name_str(t->name));
 
+	t->conf = conf;
 	t->weight = conf ? (uint32_t)conf_num(conf, CO_TENANT_weight) : 1;
 }
 
@@ -49,9 +56,11 @@ static void configure_campaign(const struct core *core, struct campaign *c)
 	const struct conf_node *tenant = conf_of(core, name_str(c->tenant->name)), *n = NULL;
 	int64_t class = TENANTS_CLASS;
 
+	c->conf = NULL;
 	c->weight = 1;
 	while (tenant && (n = conf_next(tenant, CONF_CAMPAIGN, n)))
 		if (str_eq(str_of(conf_text(n, CO_CAMPAIGN_name)), name_str(c->name))) {
+			c->conf = n;
 			c->weight = (uint32_t)conf_num(n, CO_CAMPAIGN_weight);
 			class = conf_num(n, CO_CAMPAIGN_class);
 			break;
@@ -61,9 +70,55 @@ static void configure_campaign(const struct core *core, struct campaign *c)
 	campaign_class(c, class == TRANSACTIONAL ? CLASS_TRANSACTIONAL : CLASS_BULK);
 }
 
+struct sender_domain { /* of a tenant's sender-domains */
+	struct node node;
+	char *domain; /* owned, lower case */
+	const struct conf_node *tenant;
+};
+
+static void lower(char *s)
+{
+	for (; *s; s++)
+		if (*s >= 'A' && *s <= 'Z')
+			*s = (char)(*s + 32);
+}
+
+static void learn_domains(struct core *core, const struct conf_node *tenant)
+{
+	const struct conf_value *v = conf_get(tenant, CO_TENANT_sender_domains);
+
+	for (size_t i = 0; i < v->count; i++) {
+		struct sender_domain *d = xcalloc(1, sizeof(*d));
+
+		d->domain = xstrdup(v->texts[i]);
+		lower(d->domain);
+		d->tenant = tenant;
+		table_add(&core->sender_domains, &d->node,
+		    hash_bytes(core->seed, str_of(d->domain)));
+	}
+}
+
+static const struct conf_node *owner_of(const struct core *core, struct str domain)
+{
+	const struct table *t = &core->sender_domains;
+
+	for (; domain.n; (void)str_cut(&domain, '.'))
+		for (struct node *i = table_first(t, hash_bytes(core->seed, domain)); i;
+		     i = table_next(i))
+			if (str_eq(str_of(OWNER(i, struct sender_domain, node)->domain), domain))
+				return OWNER(i, struct sender_domain, node)->tenant;
+	return NULL;
+}
+
 static void forget_confs(struct core *core)
 {
 	struct node *n;
+
+	while ((n = table_any(&core->sender_domains))) {
+		table_remove(&core->sender_domains, n);
+		free(OWNER(n, struct sender_domain, node)->domain);
+		free(OWNER(n, struct sender_domain, node));
+	}
 
 	while ((n = table_any(&core->tenant_confs))) {
 		table_remove(&core->tenant_confs, n);
@@ -82,6 +137,7 @@ void tenant_configure(struct core *core)
 		c->conf = conf;
 		table_add(&core->tenant_confs, &c->node,
 		    hash_bytes(core->seed, str_of(conf_text(conf, CO_TENANT_name))));
+		learn_domains(core, conf);
 	}
 	for (uint32_t i = 1; i <= core->tenant_slots.count; i++)
 		if (core->tenant_slots.at[i])
@@ -110,6 +166,39 @@ struct tenant *tenant_find(const struct core *core, struct str text)
 	return name ? find(core, name) : NULL;
 }
 
+/* A sender's domain, that stands for a tenant. No configured name begins so. */
+static bool is_implicit(struct str name)
+{
+	return name.n && name.p[0] == '@';
+}
+
+struct str tenant_for(const struct core *core, struct str name)
+{
+	bool one_too_many = is_implicit(name) && core->implicit_tenants >= CORE_SENDER_DOMAINS &&
+			    !tenant_find(core, name);
+
+	return one_too_many ? STR("") : name;
+}
+
+struct str tenant_of_domain(const struct core *core, struct str domain)
+{
+	char text[NAME_ROOM];
+	const struct conf_node *owner;
+	const struct tenant *t;
+
+	if (domain.n == 0 || domain.n + 2 > sizeof(text))
+		return STR("");
+	text[0] = '@';
+	memcpy(text + 1, domain.p, domain.n);
+	text[domain.n + 1] = 0;
+	lower(text);
+	owner = owner_of(core, (struct str){text + 1, domain.n});
+	if (owner)
+		return str_of(conf_text(owner, CO_TENANT_name));
+	t = tenant_find(core, (struct str){text, domain.n + 1});
+	return t ? name_str(t->name) : STR("");
+}
+
 struct tenant *tenant_get(struct core *core, struct name *name)
 {
 	struct tenant *t = find(core, name);
@@ -119,11 +208,13 @@ struct tenant *tenant_get(struct core *core, struct name *name)
 	t = xcalloc(1, sizeof(*t));
 	t->name = name_keep(name);
 	configure_tenant(core, t);
+	core->implicit_tenants += is_implicit(name_str(name));
 	link_init(&t->shares);
 	link_init(&t->lanes);
 	link_init(&t->all);
 	t->number = slots_take(&core->tenant_slots, t);
 	table_add(&core->tenants, &t->node, hash_mix(core->seed, (uintptr_t)name));
+	party_new_tenant(core, t);
 	return t;
 }
 
@@ -131,6 +222,8 @@ void tenant_drop(struct core *core, struct tenant *t)
 {
 	if (!link_alone(&t->shares) || !link_alone(&t->all))
 		return;
+	core->implicit_tenants -= is_implicit(name_str(t->name));
+	budget_close(core, &t->budget);
 	table_remove(&core->tenants, &t->node);
 	slots_give(&core->tenant_slots, t->number);
 	name_drop(core, t->name);
@@ -175,6 +268,7 @@ struct campaign *campaign_get(struct core *core, struct tenant *t, struct name *
 	link_append(&t->all, &c->in_tenant);
 	c->number = slots_take(&core->campaign_slots, c);
 	table_add(&core->campaigns, &c->node, campaign_hash(t, name));
+	party_new_campaign(core, c);
 	return c;
 }
 
@@ -182,6 +276,7 @@ void campaign_drop(struct core *core, struct campaign *c)
 {
 	if (!link_alone(&c->lanes))
 		return;
+	budget_close(core, &c->budget);
 	table_remove(&core->campaigns, &c->node);
 	slots_give(&core->campaign_slots, c->number);
 	link_remove(&c->in_tenant);
@@ -209,6 +304,7 @@ void tenant_fini(struct core *core)
 {
 	forget_confs(core);
 	table_fini(&core->tenant_confs);
+	table_fini(&core->sender_domains);
 	slots_fini(&core->tenant_slots);
 	slots_fini(&core->campaign_slots);
 }

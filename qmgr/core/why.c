@@ -212,9 +212,10 @@ static void add_queue(const struct core *core, const struct queue *q, const stru
 	add_sources(core, q, binding, views);
 	add_peers(core, q, binding, views);
 	if (lane) {
-		add_budget(core, lane->share->of->budget, q, binding, views);
-		add_budget(core, lane->share->at, q, binding, views);
-		add_budget(core, lane->of->budget, q, binding, views);
+		struct budget *of[LANE_BUDGETS];
+
+		for (unsigned count = party_budgets(lane, of), i = 0; i < count; i++)
+			add_budget(core, of[i], q, binding, views);
 	}
 	add_budget(core, core->total, q, binding, views);
 }
@@ -230,6 +231,8 @@ static void say_limit(const struct core *core, const struct queue *q, const stru
 	why->binding = text_of(core, limit_name(l), " of ", str_of(l->budget->key));
 	why->until_ms = frees == NEVER || frees <= core->now ? 0 : frees;
 	why->origin = l->budget == q->own ? origin_of_own(core, q, l->kind) : l->origin;
+	if (l->budget->scope == SCOPE_PARTY)
+		party_why(core, l->budget, why);
 }
 
 static bool sources_unusable(const struct core *core, const struct queue *q)
