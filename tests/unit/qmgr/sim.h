@@ -127,6 +127,7 @@ struct sim {
 	uint32_t total_max, queue_max, msg_max, rcpt_max; /* what the configuration says */
 	uint64_t decisions, sends, grants, closes, resolves, done, delayed, changed, duplicates;
 	void (*on_decision)(struct sim *sim, const struct core_decision *d); /* a test's own eye */
+	void (*on_quiet)(struct sim *sim); /* and when all decisions of an event are taken */
 	bool quiet; /* no decision is carried out */
 	bool clean; /* the core stops in order: levels of buckets are kept */
 	int64_t flushed_ms;
@@ -861,6 +862,8 @@ static SIM_DEAD void sim_drain(struct sim *s)
 
 	while (core_next(s->core, &d))
 		sim_decide(s, &d);
+	if (s->on_quiet)
+		s->on_quiet(s);
 }
 
 /* ---- time ---- */
