@@ -25,9 +25,13 @@ LIBS_smtpd := -lssl -lcrypto
 LIBS_qmgr := -llmdb
 LIBS_smtp-out := -lssl -lcrypto
 LIBS_resolver := -lldns
+LIBS_ctl := -lm
 LIBS := -lpcre2-8 -lconfig -lidn2 -ljansson -lseccomp -lssl -lcrypto
 
-sources = $(wildcard $(1)/*.c $(1)/core/*.c)
+# folders of others that a program is linked with: the simulation and the core it plays
+ALSO_ctl := sim qmgr/core
+
+sources = $(wildcard $(foreach d,$(1) $(1)/core $(ALSO_$(1)),$(d)/*.c))
 objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 COMMON_LIB := $(BUILD)/libcommon.a
 

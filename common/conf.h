@@ -117,6 +117,12 @@ const struct conf_node *conf_find(const struct conf_node *parent, enum conf_sect
     enum conf_opt name_opt, const char *name);
 /* "file:line" of a value, or "default" */
 void conf_origin(const struct conf *c, const struct conf_value *v, char out[512]);
+/* Of the group simulation. The receiver of a domain's mail, or NULL; a domain of `to`, the number
+ * in the place of its #; a host of `mx`; the code of a reply of 4xx or 5xx. False: it is none. */
+const struct conf_node *conf_receiver(const struct conf_node *simulation, const char *domain);
+bool conf_sim_domain(char out[256], const char *text, int64_t number);
+bool conf_sim_host(char out[256], uint16_t *preference, const char *text);
+bool conf_reply_code(const char *text, uint16_t *code);
 const char *conf_opt_key(enum conf_opt opt);
 enum conf_kind conf_opt_kind(enum conf_opt opt);
 const char *conf_opt_default(enum conf_opt opt);

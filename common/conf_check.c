@@ -291,5 +291,6 @@ void conf_check(const struct conf *c, struct conf_problems *p)
 	check_queues(&k);
 	check_rules(&k);
 	check_tenants(&k);
+	check_simulation(&k);
 	check_fini(&k);
 }

@@ -38,8 +38,9 @@ void check_queue_sections(struct check *k, void (*fn)(struct check *k, const str
 /* A pattern of MX hosts: a name, or * as its first label. Normalised into out. 0 or -EINVAL. */
 int check_mx_pattern(char out[260], const char *text) MUST_USE;
 
-void check_senders(struct check *k);   /* conf_check_vmta.c */
-void check_queues(struct check *k);    /* conf_check_queue.c */
-void check_providers(struct check *k); /* conf_check_queue.c */
-void check_rules(struct check *k);     /* conf_check_rule.c */
-void check_tenants(struct check *k);   /* conf_check_vmta.c */
+void check_senders(struct check *k);	/* conf_check_vmta.c */
+void check_queues(struct check *k);	/* conf_check_queue.c */
+void check_providers(struct check *k);	/* conf_check_queue.c */
+void check_rules(struct check *k);	/* conf_check_rule.c */
+void check_tenants(struct check *k);	/* conf_check_vmta.c */
+void check_simulation(struct check *k); /* conf_check_sim.c */

@@ -495,6 +495,16 @@ static void hint_descriptors(struct hints *h)
 	    wanted, (unsigned long long)limit.rlim_max);
 }
 
+static void hint_simulation(struct hints *h)
+{
+	const struct conf_node *n = conf_next(h->check.conf->root, CONF_SIMULATION, NULL);
+	char where[300];
+	if (n != NULL)
+		hint(h, check_where(&h->check, n, where),
+		    "simulation is for posternctl simulate: the "
+		    "suite ignores it");
+}
+
 void conf_hints(const struct conf *c, struct buf *out)
 {
 	struct hints h = {.out = out};
@@ -506,6 +516,7 @@ void conf_hints(const struct conf *c, struct buf *out)
 	hint_rules(&h);
 	hint_sources(&h);
 	hint_descriptors(&h);
+	hint_simulation(&h);
 	if (h.count > HINTS_MAX)
 		buf_printf(out, "and %zu hints more\n", h.count - HINTS_MAX);
 	check_fini(&h.check);

@@ -81,3 +81,7 @@ void merge_object(json_t *into, json_t *from);
 /* --- top.c ------------------------------------------------------------------------------------ */
 /* The largest queues of the qmgr behind that socket, until interrupted; the exit status. */
 int top(const struct args *a, const char *path);
+
+/* --- simulate.c: asks nobody; a->verb is the file -----------------------------------------------
+ */
+int simulate(const struct args *a);

@@ -15,6 +15,7 @@ static const char usage[] = "usage: posternctl [-c FILE] [-r DIRECTORY] [--json]
 			    "...] [--OPTION=VALUE ...]\n"
 			    "       posternctl SERVICE help\n"
 			    "       posternctl top [--rows=N] [--interval=SECONDS]\n"
+			    "       posternctl simulate FILE [--plot=FILE] [--force] [--json]\n"
 			    "       posternctl version\n";
 
 struct asking {
@@ -152,6 +153,8 @@ static int run(const struct args *a)
 	}
 	if (a->service == NULL)
 		return wrong_usage("which service?");
+	if (strcmp(a->service, "simulate") == 0)
+		return simulate(a);
 	bool is_top = strcmp(a->service, "top") == 0;
 	if (!is_top && !find_known(a->service))
 		return wrong_usage("no such service");
