@@ -196,7 +196,7 @@ static uint32_t left(const struct conn *c)
 
 	if (c->mail_max && c->mail_max < most)
 		most = c->mail_max;
-	if (c->adopted || c->spent)
+	if (c->adopted || c->spent || c->deferred)
 		return 0;
 	if (c->single)
 		most = 1;
@@ -228,7 +228,7 @@ static bool is_astray(const struct core *core, const struct conn *c)
 static bool is_spent(const struct core *core, const struct conn *c)
 {
 	return hold_queue(c->queue) || left(c) == 0 || gives_way(c) || seat_too_many(c) ||
-	       is_astray(core, c) ||
+	       is_astray(core, c) || (c->queue->e.tls_required && c->tls != TLS_REQUIRED) ||
 	       (!c->single && source_disabled(core, c->queue, c->path->source));
 }
 

@@ -156,7 +156,7 @@ void grant_opened(struct core *core, struct conn *c)
 		t->opening--;
 }
 
-void grant_works(struct core *core, struct conn *c)
+void grant_works(struct core *core, struct conn *c, uint64_t tx)
 {
 	struct queue *q = c->queue;
 	struct target *t = target_find(q, &c->address, c->port);
@@ -164,6 +164,8 @@ void grant_works(struct core *core, struct conn *c)
 	if (t && !c->spent) /* else a rule says to pass over it */
 		target_remove(q, t);
 	source_works(core, c);
+	if (tx < q->deferred_from && q->hold_ms > core->now)
+		return; /* it was on its way when all was deferred */
 	if (q->failures)
 		clock_changed(core, q);
 	q->failures = q->tries = 0;

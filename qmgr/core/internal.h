@@ -628,6 +628,7 @@ struct queue {
 	/* the clock of connection failures */
 	uint32_t failures;
 	int64_t hold_ms;	/* 0: not held */
+	uint64_t deferred_from; /* transactions before this do not end the hold of a rule */
 	struct target *targets; /* owned */
 	uint32_t target_count;
 	char *error;		/* owned: the last, for the operator */
@@ -667,6 +668,7 @@ struct conn {
 	bool probe;	    /* counted in its target's `opening` */
 	bool single;	    /* the probe of a source address: one transaction */
 	bool spent;	    /* its host is passed over: no further transaction */
+	bool deferred;	    /* its queue was: likewise */
 	uint32_t sent, answered, rcpt_max, mail_max;
 	uint32_t tx_count;
 	struct tx *tx[CORE_DEPTH];
@@ -874,6 +876,7 @@ void queue_configured(struct core *core, struct queue *q);
 void queue_values(struct core *core, struct queue *q);
 void queue_error(struct core *core, struct queue *q, struct str text, enum error_of of);
 void queue_hold(struct core *core, struct queue *q, int64_t until_ms);
+void queue_defer(struct core *core, struct queue *q, int64_t until_ms); /* nothing goes any more */
 void queue_wake_at(struct core *core, struct queue *q, int64_t at_ms);
 void queue_unhold(struct core *core, struct queue *q); /* forgets the clock */
 void queue_idle(struct core *core, struct queue *q);   /* maybe nothing is left here */
@@ -1357,7 +1360,7 @@ bool grant_next(struct core *core, struct queue *q, bool spare, struct core_deci
 bool grant_wanted(const struct queue *q);
 void grant_unwait(struct core *core, struct queue *q);
 void grant_failed(struct core *core, struct conn *c, const struct core_failure *failure);
-void grant_works(struct core *core, struct conn *c); /* it delivered */
+void grant_works(struct core *core, struct conn *c, uint64_t tx); /* it delivered that */
 /* Passes over the connection's host for a retry step. True: its domain has another to go to. */
 bool grant_skip(struct core *core, struct conn *c);
 void grant_opened(struct core *core, struct conn *c); /* it opens no longer */

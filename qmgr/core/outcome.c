@@ -236,8 +236,11 @@ bool outcome_moved(struct core *core, job_ref ref)
 
 	place_mail(core, core->domain_at[j->domain], q->vmta, core->lane_at[j->lane]->pool, q, &p);
 	failed = !p.routed && domain_failed(core, p.route, &status);
-	if (!failed && p.queue == q && p.pool == core->lane_at[j->lane]->pool)
+	if (!failed && p.queue == q && p.pool == core->lane_at[j->lane]->pool) {
+		if (!p.routed) /* a configuration may have named other hosts for it */
+			domain_want(core, p.route);
 		return false;
+	}
 	due = j->state == JOB_WAITING ? (int64_t)j->due_ms : 0;
 	outcome_loosen(core, ref);
 	if (due > core->now && !failed) { /* goes on waiting there */
@@ -410,7 +413,8 @@ static struct tally count(const struct rcpt_result *results, size_t n)
 	return t;
 }
 
-static void learn(struct core *core, struct conn *c, const struct rcpt_result *results, size_t n)
+static void learn(
+    struct core *core, struct conn *c, uint64_t tx, const struct rcpt_result *results, size_t n)
 {
 	struct tally t = count(results, n);
 
@@ -427,7 +431,7 @@ static void learn(struct core *core, struct conn *c, const struct rcpt_result *r
 	if (t.delivered + t.other)
 		c->answered++;
 	if (t.delivered)
-		grant_works(core, c);
+		grant_works(core, c, tx);
 }
 
 static void unsent(struct core *core, struct tx *tx, bool progress)
@@ -515,7 +519,7 @@ int core_result(struct core *core, uint64_t transaction, const struct rcpt_resul
 		hint = at + 1 < tx->n ? at + 1 : 0;
 	}
 	unsent(core, tx, false);
-	learn(core, c, results, n);
+	learn(core, c, transaction, results, n);
 	conn_measured(core, tx);
 	mode_answer(core, c->queue, transaction, t.delivered, t.deferred);
 	if (lane)

@@ -231,6 +231,23 @@ void queue_hold(struct core *core, struct queue *q, int64_t until_ms)
 		clock_changed(core, q);
 }
 
+/* A hold that is about the connections, too, that are open already: they end with what they have,
+ * and what they still deliver of it does not end the hold. */
+void queue_defer(struct core *core, struct queue *q, int64_t until_ms)
+{
+	struct link *next;
+
+	queue_hold(core, q, until_ms);
+	q->deferred_from = core->next_id;
+	for (struct link *l = q->conns.next; l != &q->conns; l = next) {
+		struct conn *c = OWNER(l, struct conn, in_queue);
+
+		next = l->next;
+		c->deferred = true;
+		conn_settle(core, c);
+	}
+}
+
 void queue_unhold(struct core *core, struct queue *q)
 {
 	if (q->failures)

@@ -407,7 +407,7 @@ static void act_on_queue(
 	case ACTION_DEFER_QUEUE:
 		if (q->hold_ms <= core->now) { /* replies side by side are one */
 			q->failures++;
-			queue_hold(core, q, core->now + core_jitter(core, waits(q)));
+			queue_defer(core, q, core->now + core_jitter(core, waits(q)));
 		}
 		break;
 	case ACTION_REROUTE:

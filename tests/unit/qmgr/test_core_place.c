@@ -353,6 +353,30 @@ static void queue_to(void **state)
 	sim_free(s);
 }
 
+/* What waits for dead hosts goes by those that a new configuration names, at once. */
+static void other_hosts_while_mail_waits(void **state)
+{
+	struct sim *s = world("domains = ( { name = \"a.test\"; smtp-hosts = \"old.test\"; } );");
+
+	(void)state;
+	sim_domain(s, "a.test");
+	sim_mx(sim_domain(s, "old.test"), 0, sim_host(s, "old.test", HOST_REFUSES));
+	sim_mx(sim_domain(s, "new.test"), 0, sim_host(s, "new.test", HOST_OK));
+	s->domain[1].fixed = s->domain[2].fixed = true;
+	s->placed = true;
+	s->queue_max = 10;
+	for (int i = 0; i < 10; i++)
+		sim_mail(s, 0);
+	sim_run(s, s->now + 5 * SECOND);
+	assert_int_equal(s->host[1].delivered, 0);
+	sim_configure(s, "domains = ( { name = \"a.test\"; smtp-hosts = \"new.test\"; } );");
+	sim_run(s, s->now + 5 * SECOND);
+	assert_int_equal(s->domain[2].asked, 1);
+	sim_run(s, s->now + 12 * MINUTE); /* the failures of the old ones hold it so long */
+	assert_int_equal(s->host[1].delivered, 10);
+	sim_free(s);
+}
+
 /* ---- no MX ---- */
 
 static void no_mx(void **state)
@@ -835,6 +859,7 @@ int main(void)
 	    cmocka_unit_test(smart_host),
 	    cmocka_unit_test(fixed_route_fails),
 	    cmocka_unit_test(queue_to),
+	    cmocka_unit_test(other_hosts_while_mail_waits),
 	    cmocka_unit_test(no_mx),
 	    cmocka_unit_test(no_mx_but_a_fixed_route),
 	    cmocka_unit_test(why_of_a_domain_that_was_routed),

@@ -322,6 +322,7 @@ static void defer_queue(void **state)
 	feed(s, 300);
 	sim_run(s, s->now + 5 * SECOND);
 	assert_int_equal(told.bounced, 0);
+	assert_in_range(told.deferred, 1, 20); /* what was in flight, and no more */
 	connects = s->host[0].connects + s->host[1].connects;
 	assert_in_range(the_queue(s)->hold_ms - s->now, 9 * MINUTE, 11 * MINUTE);
 	feed(s, 10);
@@ -438,6 +439,34 @@ static void wide_scope(void **state)
 	assert_true(mode_is_backoff(the_queue(s)));
 	assert_true(mode_is_backoff(other));
 	assert_false(mode_is_backoff(foreign));
+	sim_free(s);
+}
+
+static void listen_for_clear_text(struct sim *s, const struct core_decision *d)
+{
+	listen(s, d);
+	if (d->kind == DECIDE_SEND && the_queue(s)->e.tls_required)
+		assert_int_equal(conn_find(s->core, d->conn)->tls, TLS_REQUIRED);
+}
+
+/* Connections without TLS that are open already are not used any more. */
+static void require_tls_of_open_connections(void **state)
+{
+	struct sim *s =
+	    world("", "{ reply = \"few\"; for = \"1h\"; actions = [ \"require-tls\" ]; }");
+
+	(void)state;
+	s->on_decision = listen_for_clear_text;
+	feed(s, 100);
+	sim_run(s, s->now + 2 * SECOND);
+	says(s, "550 5.7.0 few");
+	feed(s, 100);
+	sim_run(s, s->now + SECOND / 4);
+	assert_true(the_queue(s)->e.tls_required);
+	says(s, NULL);
+	feed(s, 100);
+	sim_run(s, s->now + MINUTE);
+	assert_int_equal(told.delivered + told.bounced, 300);
 	sim_free(s);
 }
 
@@ -691,6 +720,7 @@ int main(void)
 	    cmocka_unit_test(counts),
 	    cmocka_unit_test(shares),
 	    cmocka_unit_test(settings),
+	    cmocka_unit_test(require_tls_of_open_connections),
 	    cmocka_unit_test(wide_scope),
 	    cmocka_unit_test(source_by_rule),
 	    cmocka_unit_test(all_sources_gone),
