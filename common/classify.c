@@ -2,7 +2,8 @@
 /*
  * Bounces by category. The enhanced status decides where servers use it as RFC 3463 means it; where
  * they do not (5.7.1, 5.0.0 and the like say anything), words of the text do, then the status after
- * all, then the basic code. All of it is data: categories.def.
+ * all, then the basic code. Before all of these stand the replies of which it is known that their
+ * code says something else. All of it is data: categories.def; tests/corpus says what it must give.
  *
  * Above it stands one rule. Whoever drops addresses from a list by these categories loses good ones
  * when a complaint about the sender is taken for one about the recipient; servers say "5.1.1 user
@@ -36,12 +37,26 @@ static const struct {
 #include "common/categories.def"
 };
 
-static const struct {
+struct text_row {
 	enum bounce_category category;
 	const char *pattern;
-} texts[] = {
+};
+
+static const struct text_row firsts[] = {
+#define FIRST(id, pattern) {BOUNCE_##id, (pattern)},
+#include "common/categories.def"
+};
+
+static const struct text_row texts[] = {
 #define TEXT(id, pattern) {BOUNCE_##id, (pattern)},
 #include "common/categories.def"
+};
+
+enum { /* where each stands in the set of patterns */
+	AT_TEXTS = 0,
+	AT_FIRSTS = COUNT_OF(texts),
+	AT_SENDER = AT_FIRSTS + COUNT_OF(firsts),
+	PATTERNS
 };
 
 /* The reply is about who sends, whatever else it says. */
@@ -50,7 +65,7 @@ static const char of_sender[] = "\\bsender\\b|\\bmail.?from\\b|return.?path|reve
 				"originat(or|ing) (address|domain)|RFC.?532[12].?from";
 
 struct classifier {
-	struct pattern_set *patterns; /* owned: of texts, then of_sender */
+	struct pattern_set *patterns; /* owned */
 };
 
 const char *bounce_category_name(enum bounce_category c)
@@ -60,12 +75,14 @@ const char *bounce_category_name(enum bounce_category c)
 
 struct classifier *classifier_new(void)
 {
-	const char *all[COUNT_OF(texts) + 1];
+	const char *all[PATTERNS];
 	struct classifier *c = xcalloc(1, sizeof(*c));
 	for (size_t i = 0; i < COUNT_OF(texts); i++)
-		all[i] = texts[i].pattern;
-	all[COUNT_OF(texts)] = of_sender;
-	c->patterns = pattern_set_new(all, COUNT_OF(all));
+		all[AT_TEXTS + i] = texts[i].pattern;
+	for (size_t i = 0; i < COUNT_OF(firsts); i++)
+		all[AT_FIRSTS + i] = firsts[i].pattern;
+	all[AT_SENDER] = of_sender;
+	c->patterns = pattern_set_new(all, PATTERNS);
 	return c;
 }
 
@@ -110,9 +127,12 @@ static enum bounce_category by_code(struct str text)
 static enum bounce_category judge(struct classifier *c, struct str status, struct str text)
 {
 	const struct status_row *row = find_status(status);
+	int found = pattern_set_first(c->patterns, AT_FIRSTS, COUNT_OF(firsts), text);
+	if (found >= 0)
+		return firsts[found].category;
 	if (row && row->certain)
 		return row->category;
-	int found = pattern_set_first(c->patterns, 0, COUNT_OF(texts), text);
+	found = pattern_set_first(c->patterns, AT_TEXTS, COUNT_OF(texts), text);
 	if (found >= 0)
 		return texts[found].category;
 	if (row && row->category != BOUNCE_OTHER)
@@ -126,7 +146,7 @@ enum bounce_category classify(
 	enum bounce_category category = judge(c, status, text);
 	bool of_mailbox = category == BOUNCE_BAD_MAILBOX || category == BOUNCE_INACTIVE_MAILBOX;
 	if (of_mailbox &&
-	    (stage == STAGE_MAIL || pattern_set_first(c->patterns, COUNT_OF(texts), 1, text) >= 0))
+	    (stage == STAGE_MAIL || pattern_set_first(c->patterns, AT_SENDER, 1, text) >= 0))
 		return BOUNCE_INVALID_SENDER;
 	return category;
 }

@@ -128,6 +128,7 @@ static void print_effect(const struct corpus *c, const struct entry *e, const ch
 	    !of_recipients(e->stage) ? "wait" : (line[0] == '4' ? "defer" : "bounce");
 	struct buf rest;
 	unsigned taken = 0;
+	int64_t disabled_ms = -1;
 	buf_init(&rest, LINE_BYTES);
 	for (size_t i = 0; i < n; i++) {
 		const struct rule_list *list;
@@ -138,6 +139,11 @@ static void print_effect(const struct corpus *c, const struct entry *e, const ch
 			if ((groups & taken) != 0)
 				continue;
 			taken |= groups;
+			/* of several the longest holds */
+			if (a->kind == ACTION_DISABLE_SOURCE_IP && rule->for_ms <= disabled_ms)
+				continue;
+			if (a->kind == ACTION_DISABLE_SOURCE_IP)
+				disabled_ms = rule->for_ms;
 			if (a->kind == ACTION_DEFER_RECIPIENT ||
 			    a->kind == ACTION_BOUNCE_RECIPIENT) {
 				if (of_recipients(e->stage))
