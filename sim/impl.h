@@ -170,7 +170,9 @@ struct tenant_row {
 	int64_t delay_max_ms;
 };
 struct event_row {
-	int64_t at_ms, until_ms;
+	struct node node; /* of those that are told once, with how often */
+	int64_t at_ms, until_ms, last_ms;
+	uint64_t times;
 	enum core_event_kind kind;
 	char *scope, *from, *to, *text, *rule; /* owned */
 };
@@ -209,7 +211,7 @@ struct sim {
 	size_t receiver_count;
 	struct load *loads; /* owned */
 	size_t load_count, loads_left;
-	struct table conns, hosts, queues, tenants, rules, matches, names;
+	struct table conns, hosts, queues, tenants, rules, matches, names, repeats;
 	struct session *free_conns;
 	uint32_t next_address;
 	struct rcpt_result *results; /* owned: of the transaction at hand */
@@ -283,7 +285,8 @@ void tally_event(struct sim *s, const struct core_event *e);
 void tally_probe(struct sim *s);
 void tally_end(struct sim *s);
 struct tenant_row *tally_tenant(struct sim *s, const char *name);
-size_t tally_point(const struct sim *s);			      /* of now */
+size_t tally_point(const struct sim *s); /* of now */
+void tally_delay_add(uint64_t delays[SIM_BUCKETS], int64_t ms);
 int64_t tally_delay(const uint64_t delays[SIM_BUCKETS], double part); /* ms; -1: none */
 struct queue_row **tally_queues(const struct sim *s, size_t *n); /* by their peaks; caller frees */
 struct tenant_row **tally_tenants(const struct sim *s, size_t *n);

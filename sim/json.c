@@ -176,6 +176,8 @@ static json_t *events(const struct sim *s)
 		json_t *o = json_object();
 
 		json_object_set_new(o, "at", at(e->at_ms));
+		json_object_set_new(o, "times", number(e->times));
+		json_object_set_new(o, "last", at(e->last_ms));
 		json_object_set_new(o, "kind", text(core_event_name(e->kind)));
 		json_object_set_new(o, "scope", text(e->scope));
 		json_object_set_new(o, "from", text(e->from));

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { ROWS = 40, CAUSES = 4, EVENT_LINES = 200, LINE = 160 };
+enum { ROWS = 20, CAUSES = 3, EVENT_LINES = 100, LINE = 150 };
 
 void sim_span(char out[32], int64_t ms)
 {
@@ -239,6 +239,10 @@ static void print_event(const struct event_row *e, struct buf *out)
 	buf_printf(out, "  %s %-8s %s", at, core_event_name(e->kind), e->scope);
 	if (e->from[0] || e->to[0])
 		buf_printf(out, " %s > %s", e->from, e->to);
+	if (e->times > 1) {
+		sim_clock(at, e->last_ms);
+		buf_printf(out, ", %llu times, the last at %s", (unsigned long long)e->times, at);
+	}
 	buf_printf(out, "%s%s%s", until, e->text[0] ? ": " : "", e->text);
 	if (out->n > begin + LINE)
 		out->n = begin + LINE;
@@ -260,8 +264,8 @@ static void print_events(const struct sim *s, struct buf *out)
 	buf_cstr(out, all ? "\n" : ": none\n");
 	for (size_t i = 0; i < s->event_count && i < EVENT_LINES; i++)
 		print_event(&s->events[i], out);
-	if (all > EVENT_LINES)
-		buf_printf(out, "  and %llu more\n", (unsigned long long)(all - EVENT_LINES));
+	if (s->event_count > EVENT_LINES)
+		buf_printf(out, "  and %zu more: see --json\n", s->event_count - EVENT_LINES);
 }
 
 void sim_print(const struct sim *s, struct buf *out)

@@ -210,8 +210,8 @@ static void free_names(struct sim *s)
 struct sim *sim_new(const struct conf *conf)
 {
 	struct sim *s = xcalloc(1, sizeof(*s));
-	struct table *tables[] = {
-	    &s->conns, &s->hosts, &s->queues, &s->tenants, &s->rules, &s->matches, &s->names};
+	struct table *tables[] = {&s->conns, &s->hosts, &s->queues, &s->tenants, &s->rules,
+	    &s->matches, &s->names, &s->repeats};
 	uint64_t seed;
 
 	s->conf = conf;
@@ -237,8 +237,8 @@ struct sim *sim_new(const struct conf *conf)
 void sim_free(struct sim **at)
 {
 	struct sim *s = *at;
-	struct table *tables[] = {
-	    &s->conns, &s->hosts, &s->queues, &s->tenants, &s->rules, &s->matches, &s->names};
+	struct table *tables[] = {&s->conns, &s->hosts, &s->queues, &s->tenants, &s->rules,
+	    &s->matches, &s->names, &s->repeats};
 
 	while (s->heap_count) { /* questions on their way are the heap's */
 		struct happening h = take_next(s);

@@ -28,6 +28,11 @@ static size_t bucket_of(int64_t ms)
 	return (size_t)(e - 2) * DELAY_STEPS + (size_t)(x >> (e - 3) & 7);
 }
 
+void tally_delay_add(uint64_t delays[SIM_BUCKETS], int64_t ms)
+{
+	delays[bucket_of(ms)]++;
+}
+
 static int64_t bucket_ms(size_t i)
 {
 	if (i < DELAY_STEPS)
@@ -145,10 +150,8 @@ static void count_end(struct sim *s, const struct core_decision *d, const struct
 	if (delay > q->oldest_ms)
 		q->oldest_ms = delay;
 	if (d->outcome == OUTCOME_DELIVERED) {
-		size_t bucket = bucket_of(delay);
-
-		s->delays[bucket]++;
-		t->delays[bucket]++;
+		tally_delay_add(s->delays, delay);
+		tally_delay_add(t->delays, delay);
 		if (delay > t->delay_max_ms)
 			t->delay_max_ms = delay;
 		s->delivered++;
@@ -196,6 +199,8 @@ void tally_done(struct sim *s, const struct core_decision *d)
 static void keep_event(struct event_row *row, const struct sim *s, const struct core_event *e)
 {
 	*row = (struct event_row){.at_ms = s->now,
+	    .last_ms = s->now,
+	    .times = 1,
 	    .until_ms = e->until_ms,
 	    .kind = e->kind,
 	    .scope = str_dup(e->scope),
@@ -205,11 +210,52 @@ static void keep_event(struct event_row *row, const struct sim *s, const struct 
 	    .rule = str_dup(e->rule)};
 }
 
+/* What a rule does upon each of a thousand replies is told once, with the first reply. */
+static bool is_told_once(enum core_event_kind kind)
+{
+	return kind == EVENT_RULE || kind == EVENT_ALERT || kind == EVENT_ERROR ||
+	       kind == EVENT_REROUTE;
+}
+
+static uint64_t repeat_hash(const struct core_event *e)
+{
+	return hash_bytes(hash_bytes(e->kind, e->scope), e->rule) ^ hash_bytes(2, e->to);
+}
+
+static struct event_row *repeat_find(const struct sim *s, const struct core_event *e)
+{
+	for (struct node *n = table_first(&s->repeats, repeat_hash(e)); n; n = table_next(n)) {
+		struct event_row *row = OWNER(n, struct event_row, node);
+
+		if (row->kind == e->kind && str_eq(str_of(row->scope), e->scope) &&
+		    str_eq(str_of(row->rule), e->rule) && str_eq(str_of(row->to), e->to))
+			return row;
+	}
+	return NULL;
+}
+
+static void add_event(struct sim *s, const struct core_event *e)
+{
+	struct event_row *row = is_told_once(e->kind) ? repeat_find(s, e) : NULL;
+
+	if (row) {
+		row->times++;
+		row->last_ms = s->now;
+		row->until_ms = e->until_ms;
+		return;
+	}
+	if (s->event_count == SIM_EVENTS)
+		return;
+	row = &s->events[s->event_count++];
+	keep_event(row, s, e);
+	if (is_told_once(e->kind))
+		table_add(&s->repeats, &row->node, repeat_hash(e));
+}
+
 void tally_event(struct sim *s, const struct core_event *e)
 {
 	s->event_counts[e->kind]++;
-	if (s->event_count < SIM_EVENTS)
-		keep_event(&s->events[s->event_count++], s, e);
+	add_event(s, e);
 	if (e->kind == EVENT_MODE && s->mode_count < SIM_EVENTS)
 		keep_event(&s->modes[s->mode_count++], s, e);
 	if (e->kind == EVENT_RULE) {
@@ -415,9 +461,17 @@ static void **list(const struct table *t, size_t *n, int (*order)(const void *, 
 	return (void **)all;
 }
 
+/* Without those in which mail only stood while its route was asked for. */
 struct queue_row **tally_queues(const struct sim *s, size_t *n)
 {
-	return (struct queue_row **)list(&s->queues, n, by_peak);
+	struct queue_row **all = (struct queue_row **)list(&s->queues, n, by_peak);
+	size_t kept = 0;
+
+	for (size_t i = 0; i < *n; i++)
+		if (all[i]->delivered + all[i]->bounced + all[i]->deferrals + all[i]->in_queue)
+			all[kept++] = all[i];
+	*n = kept;
+	return all;
 }
 
 struct tenant_row **tally_tenants(const struct sim *s, size_t *n)
@@ -485,6 +539,8 @@ void tally_fini(struct sim *s)
 {
 	struct node *n;
 
+	while ((n = table_any(&s->repeats)))
+		table_remove(&s->repeats, n);
 	for (size_t i = 0; i < s->event_count; i++)
 		event_fini(&s->events[i]);
 	for (size_t i = 0; i < s->mode_count; i++)
