@@ -211,15 +211,26 @@ static bool gives_way(const struct conn *c)
 	return c->sent >= slice && seat_starves(c);
 }
 
-/* The configuration has given its domain another queue since. */
+static bool leads_to(const struct domain *d, const struct conn *c)
+{
+	for (uint32_t i = 0; d->route && i < d->route->host_count; i++)
+		if (d->route->host[i].name == c->host && d->route->host[i].port == c->port)
+			return true;
+	return !d->route; /* discarded: nobody is asked */
+}
+
+/* The configuration has given its domain another queue since, or other hosts. */
 static bool is_astray(const struct core *core, const struct conn *c)
 {
 	struct place p;
 
 	if (!core->places)
 		return c->domain->literal != (c->queue->dest->own != NULL);
-	return place_look(core, c->domain, c->queue->vmta, &p) && p.routed &&
-	       p.dest != c->queue->dest && (p.dest->own || c->queue->dest->own);
+	if (!place_look(core, c->domain, c->queue->vmta, &p) || !p.routed)
+		return false;
+	if (p.dest == c->queue->dest)
+		return p.dest->own && !leads_to(p.route, c);
+	return p.dest->own || c->queue->dest->own;
 }
 
 /* It gets no further transaction, and is closed after the last result. More may be open than the

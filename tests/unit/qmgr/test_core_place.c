@@ -377,6 +377,31 @@ static void other_hosts_while_mail_waits(void **state)
 	sim_free(s);
 }
 
+/* Connections to hosts that are named no more get nothing more. */
+static void other_hosts_while_mail_flows(void **state)
+{
+	struct sim *s = world("domains = ( { name = \"a.test\"; smtp-hosts = \"old.test\"; } );");
+	uint64_t before;
+
+	(void)state;
+	sim_domain(s, "a.test");
+	sim_mx(sim_domain(s, "old.test"), 0, sim_host(s, "old.test", HOST_OK));
+	sim_mx(sim_domain(s, "new.test"), 0, sim_host(s, "new.test", HOST_OK));
+	s->domain[1].fixed = s->domain[2].fixed = true;
+	s->placed = s->moving = true;
+	s->queue_max = 10;
+	for (int i = 0; i < 1000; i++)
+		sim_mail(s, 0);
+	sim_run(s, s->now + 2 * SECOND);
+	before = s->host[0].delivered;
+	assert_in_range(before, 10, 900);
+	sim_configure(s, "domains = ( { name = \"a.test\"; smtp-hosts = \"new.test\"; } );");
+	sim_run(s, s->now + 12 * MINUTE);
+	assert_int_equal(s->host[0].delivered + s->host[1].delivered, 1000);
+	assert_in_range(s->host[0].delivered, before, before + 40); /* what was in flight */
+	sim_free(s);
+}
+
 /* ---- no MX ---- */
 
 static void no_mx(void **state)
@@ -860,6 +885,7 @@ int main(void)
 	    cmocka_unit_test(fixed_route_fails),
 	    cmocka_unit_test(queue_to),
 	    cmocka_unit_test(other_hosts_while_mail_waits),
+	    cmocka_unit_test(other_hosts_while_mail_flows),
 	    cmocka_unit_test(no_mx),
 	    cmocka_unit_test(no_mx_but_a_fixed_route),
 	    cmocka_unit_test(why_of_a_domain_that_was_routed),
