@@ -5,7 +5,8 @@
  *
  * When the time of one is over it is not simply enabled: it is on probation, one connection with
  * one transaction. A delivery enables it; anything else disables it for a retry step more, and then
- * there is another probe. What cannot be bound is enabled by nothing but core_source_bindable().
+ * there is another probe. Where the queue is gone meanwhile there is nothing to probe with, and
+ * nothing to remember. What cannot be bound is enabled by nothing but core_source_bindable().
  *
  * A queue whose every source is disabled waits in core->sourceless without a timer, until one is
  * enabled or on probation; or it goes into backoff mode, if backoff-upon-all-sources-disabled says
@@ -292,6 +293,11 @@ void source_timer(struct core *core, struct timer *t)
 {
 	struct disabled *d = OWNER(t, struct disabled, timer);
 
+	if (*d->queue && !queue_find(core, str_of(d->queue))) {
+		enable(
+		    core, d, &(struct why){.text = STR("its time is over; nothing waits there")});
+		return;
+	}
 	d->probation = true;
 	wake_sourceless(core);
 }

@@ -564,6 +564,25 @@ static void all_sources_gone(void **state)
 	sim_free(s);
 }
 
+/* Nothing is left to probe with, and so nothing is kept. */
+static void source_of_a_queue_that_is_gone(void **state)
+{
+	struct sim *s =
+	    world("", "{ reply = \"your address\"; actions = [ \"disable-source-ip\" ]; }");
+
+	(void)state;
+	says(s, "450 4.7.0 your address");
+	feed(s, 1);
+	sim_run(s, s->now + 5 * SECOND);
+	assert_int_equal(s->core->disabled.count, 1);
+	says(s, NULL);
+	sim_run(s, s->now + 5 * HOUR); /* delivered from the other one, long ago */
+	assert_int_equal(told.delivered, 1);
+	assert_int_equal(s->core->disabled.count, 0);
+	assert_int_equal(s->kept_count, 0);
+	sim_free(s);
+}
+
 static void source_by_command(void **state)
 {
 	struct sim *s = world("", "");
@@ -724,6 +743,7 @@ int main(void)
 	    cmocka_unit_test(wide_scope),
 	    cmocka_unit_test(source_by_rule),
 	    cmocka_unit_test(all_sources_gone),
+	    cmocka_unit_test(source_of_a_queue_that_is_gone),
 	    cmocka_unit_test(source_by_command),
 	    cmocka_unit_test(a_slip_costs_nothing),
 	    cmocka_unit_test(notes),
