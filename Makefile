@@ -167,6 +167,7 @@ install: all man
 	install -m 644 conf/postern.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/postern.conf
 	install -m 644 conf/postern.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/postern.conf
 	install -m 644 conf/postern.conf $(DESTDIR)/etc/postern/postern.conf.example
+	install -m 644 conf/simulation.conf $(DESTDIR)/etc/postern/simulation.conf.example
 	test -e $(DESTDIR)/etc/postern/postern.conf || \
 	    install -m 644 conf/postern.conf $(DESTDIR)/etc/postern/postern.conf
 	for file in conf/providers/*.conf; do \
