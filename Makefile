@@ -36,7 +36,7 @@ objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 COMMON_LIB := $(BUILD)/libcommon.a
 
 .PHONY: all help tools units fuzzers unit unit-valgrind check check-long e2e fuzz bench bench-peers bench-queues \
-	lint format clean install man man-lint
+	lint format clean install install-conf man man-lint
 all: $(foreach p,$(PROGRAMS),$(BUILD)/bin/$(call binary,$(p))) tools
 
 help:
@@ -156,8 +156,8 @@ SBIN := $(DESTDIR)$(PREFIX)/sbin
 LIBEXEC := $(DESTDIR)$(PREFIX)/libexec/postern
 MAN := $(DESTDIR)$(PREFIX)/share/man
 ## make install        into DESTDIR and PREFIX (/usr); existing postern.conf and providers/*.conf stay
-install: all man
-	install -d $(SBIN) $(LIBEXEC) $(MAN)/man5 $(MAN)/man8 $(DESTDIR)/etc/postern/providers \
+install: all man install-conf
+	install -d $(SBIN) $(LIBEXEC) $(MAN)/man5 $(MAN)/man8 \
 	    $(DESTDIR)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d $(DESTDIR)$(PREFIX)/lib/tmpfiles.d
 	install -m 755 $(BUILD)/bin/postern-master $(BUILD)/bin/posternctl $(SBIN)
 	install -m 755 $(foreach p,smtpd qmgr smtp-out resolver bouncer,$(BUILD)/bin/$(p)) $(LIBEXEC)
@@ -166,6 +166,10 @@ install: all man
 	install -m 644 conf/postern.service $(DESTDIR)/lib/systemd/system/postern.service
 	install -m 644 conf/postern.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/postern.conf
 	install -m 644 conf/postern.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/postern.conf
+
+## make install-conf   only what lies in /etc/postern
+install-conf:
+	install -d $(DESTDIR)/etc/postern/providers
 	install -m 644 conf/postern.conf $(DESTDIR)/etc/postern/postern.conf.example
 	install -m 644 conf/simulation.conf $(DESTDIR)/etc/postern/simulation.conf.example
 	test -e $(DESTDIR)/etc/postern/postern.conf || \
