@@ -180,8 +180,8 @@ static void each_option_its_own(void **state)
 		buf_init(&b, 20000);
 		for (unsigned sender = 0; sender < 3; sender++) {
 			static const char *const open[] = {"virtual-mtas = ( { name = \"v\"; ",
-			    "virtual-mta-pools = ( { name = \"pool\"; members = ( { virtual-mta = "
-			    "\"v\"; } ); ",
+			    ("virtual-mta-pools = ( { name = \"pool\"; members = ( { virtual-mta = "
+			     "\"v\"; } ); "),
 			    ""};
 			static const char *const names[] = {"d.test", "p", "*"};
 

@@ -250,7 +250,9 @@ static void against_brute_force(void **state)
 		r = route(s, hosts, addresses);
 		want = brute(r);
 		got = provider_of_route(s->core, r);
-		snprintf(one, sizeof(one), want < 0 ? "" : "p%d", want);
+		one[0] = '\0';
+		if (want >= 0)
+			snprintf(one, sizeof(one), "p%d", want);
 		if (!str_eq(name_str(got), str_of(one)))
 			fail_msg(
 			    "%s (%s): %.*s, not %s", hosts, addresses, STR_ARG(name_str(got)), one);
