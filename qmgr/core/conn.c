@@ -427,6 +427,7 @@ void core_have_conn(struct core *core, unsigned worker, uint64_t id, struct str 
 	worker_get(core, worker);
 	c = conn_new(core, id, worker, q, d, source, host, address, port);
 	c->adopted = true;
+	queue_adopted(core, q, provider_of_host(core, c->host, address));
 	if (ready)
 		set_state(core, c, CONN_READY);
 	if (id >= core->next_id)
@@ -472,6 +473,17 @@ int core_have_job(struct core *core, uint64_t conn, uint64_t transaction, uint64
 	return tx->n == n ? 0 : -ENOENT;
 }
 
+/* The virtual MTA has that source address no longer. */
+static bool is_sourceless(const struct core *core, const struct conn *c)
+{
+	const struct vmta *v = vmta_acting(core, c->queue->vmta);
+
+	for (size_t i = 0; i < v->source_count; i++)
+		if (v->sources[i].address == c->path->source)
+			return false;
+	return v->source_count || c->path->source->n;
+}
+
 /* Another configuration: what is not to be used any more goes, the idle ones at once. */
 void conn_configured(struct core *core)
 {
@@ -482,6 +494,7 @@ void conn_configured(struct core *core)
 	for (size_t i = 0; all[i]; i++) {
 		struct conn *c = OWNER(all[i], struct conn, node);
 
+		c->spent |= is_sourceless(core, c);
 		if (c->state == CONN_READY && is_spent(core, c))
 			conn_settle(core, c);
 	}

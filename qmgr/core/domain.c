@@ -292,6 +292,7 @@ void domain_moved(struct core *core, struct domain *d, struct dest *from)
 		if (!q->routed)
 			sweep_now(core, q);
 	}
+	hold_domain_moved(core, d->name);
 }
 
 static void set_provider(struct core *core, struct domain *d)
@@ -452,10 +453,12 @@ void domain_idle(struct core *core, struct domain *d)
 
 void domain_timer(struct core *core, struct domain *d)
 {
-	bool waited_for = !link_alone(&d->users);
-	bool needed = d->jobs || d->conns || d->own || waited_for || core->now < d->ask_ms ||
-		      core->now - d->used_ms < CORE_LINGER;
+	bool waited_for = !link_alone(&d->users), needed;
 
+	if (d->own) /* looked for, and no queue was made there */
+		dest_drop(core, d->own);
+	needed = d->jobs || d->conns || d->own || waited_for || core->now < d->ask_ms ||
+		 core->now - d->used_ms < CORE_LINGER;
 	if (d->asking) /* no answer: the question is lost */
 		not_asking(core, d);
 	if (!needed && !d->queued) {
@@ -469,6 +472,8 @@ void domain_timer(struct core *core, struct domain *d)
 
 void domain_free(struct core *core, struct domain *d)
 {
+	if (d->own)
+		dest_drop(core, d->own);
 	wheel_cancel(core->wheel, &d->timer.node);
 	not_asking(core, d);
 	set_site(core, d, NULL);

@@ -43,7 +43,7 @@ enum {
 #define HOLD_MARK UINT64_C(0x686f6c6473) /* the same after a restart, unlike core->seed */
 
 struct hold {
-	struct node by_key, by_subject;
+	struct node by_key, by_subject, by_at;
 	struct link in_wide;
 	uint32_t number;
 	enum core_scope scope;
@@ -70,6 +70,7 @@ void hold_init(struct core *core)
 
 	table_init(&h->keys);
 	table_init(&h->subjects);
+	table_init(&h->places);
 	link_init(&h->wide);
 	link_init(&h->shares);
 	link_init(&h->lanes);
@@ -378,6 +379,21 @@ void hold_new_lane(struct core *core, struct lane *lane)
 		look_lane(core, lane);
 }
 
+/* The queue leads to another provider now: what is held there is held here. */
+void hold_moved(struct core *core, struct queue *q)
+{
+	uint32_t n = 0;
+
+	if (core->holds.keys.count == 0)
+		return;
+	look_again(core, q);
+	for (struct link *l = q->shares.next; l != &q->shares; l = l->next)
+		n += look_share(core, OWNER(l, struct share, in_queue));
+	for (struct link *l = q->lanes.next; l != &q->lanes; l = l->next)
+		n += look_lane(core, OWNER(l, struct lane, in_queue));
+	begin_release(core, n);
+}
+
 static void party_changed(struct core *core, const struct hold *h)
 {
 	const struct tenant *t = tenant_find(core, name_str(h->tenant));
@@ -391,6 +407,21 @@ static void party_changed(struct core *core, const struct hold *h)
 	for (struct link *l = c ? c->lanes.next : NULL; l && l != &c->lanes; l = l->next)
 		n += look_lane(core, OWNER(l, struct lane, in_campaign));
 	begin_release(core, n);
+}
+
+/* That domain's mail goes elsewhere now: and with it what is held at it. */
+void hold_domain_moved(struct core *core, const struct name *domain)
+{
+	const struct table *t = &core->holds.places;
+
+	if (t->count == 0)
+		return;
+	for (struct node *n = table_first(t, subject_hash(core, domain)); n; n = table_next(n)) {
+		const struct hold *h = OWNER(n, struct hold, by_at);
+
+		if (h->at == domain)
+			party_changed(core, h);
+	}
 }
 
 /* ---- their life ---- */
@@ -461,6 +492,8 @@ static struct hold *hold_new(struct core *core, struct str key, const struct hol
 	if (r->scope == CORE_TENANT || r->scope == CORE_CAMPAIGN)
 		h->tenant = name_get(core, tenant);
 	table_add(&core->holds.keys, &h->by_key, key_hash(core, key));
+	if (h->tenant && h->at->n)
+		table_add(&core->holds.places, &h->by_at, subject_hash(core, h->at));
 	if (is_wide(r->scope, r->name)) {
 		link_append(&core->holds.wide, &h->in_wide);
 		core->holds.wide_count++;
@@ -476,6 +509,8 @@ static void hold_free(struct core *core, struct hold *h)
 {
 	wheel_cancel(core->wheel, &h->timer.node);
 	table_remove(&core->holds.keys, &h->by_key);
+	if (h->tenant && h->at->n)
+		table_remove(&core->holds.places, &h->by_at);
 	if (is_wide(h->scope, name_str(h->name))) {
 		link_remove(&h->in_wide);
 		core->holds.wide_count--;
@@ -504,6 +539,7 @@ void hold_fini(struct core *core)
 	slots_fini(&core->holds.slots);
 	table_fini(&core->holds.keys);
 	table_fini(&core->holds.subjects);
+	table_fini(&core->holds.places);
 }
 
 static void say(struct core *core, const struct hold *h, enum core_event_kind kind, struct str text,

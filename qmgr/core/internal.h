@@ -370,6 +370,8 @@ void pool_forget(struct core *core);
 /* ---- provider.c ---- */
 /* Whose provider's hosts these are: its name, or NULL. Borrowed until the next configuration. */
 struct name *provider_of_route(const struct core *core, const struct route *route);
+struct name *provider_of_host(
+    const struct core *core, struct name *host, const struct route_address *address);
 /* Its section; NULL: none is configured by that name. */
 const struct conf_node *provider_conf(const struct core *core, const struct name *name);
 bool provider_named(const struct core *core, struct str name); /* one is configured so */
@@ -733,8 +735,8 @@ struct states { /* see state.c */
 	struct buf out; /* what core_next() gave out last */
 };
 
-struct holds { /* see hold.c */
-	struct table keys, subjects;
+struct holds {				     /* see hold.c */
+	struct table keys, subjects, places; /* places: those at one destination, by it */
 	struct slots slots;
 	struct link wide; /* those about many queues */
 	uint32_t wide_count;
@@ -872,6 +874,7 @@ struct queue *queue_find(const struct core *core, struct str name);
 struct queue *queue_named(struct core *core, struct str name); /* made if need be; NULL: no name */
 void queue_dirty(struct core *core, struct queue *q);	       /* look at it in core_next() */
 void queue_rerouted(struct core *core, struct queue *q);
+void queue_adopted(struct core *core, struct queue *q, struct name *provider);
 void queue_configured(struct core *core, struct queue *q);
 void queue_values(struct core *core, struct queue *q);
 void queue_error(struct core *core, struct queue *q, struct str text, enum error_of of);
@@ -1060,6 +1063,8 @@ void mode_recover(struct core *core, struct queue *q); /* its suspension is over
 void hold_new_queue(struct core *core, struct queue *q);
 void hold_new_share(struct core *core, struct share *s);
 void hold_new_lane(struct core *core, struct lane *lane);
+void hold_moved(struct core *core, struct queue *q); /* its provider has changed */
+void hold_domain_moved(struct core *core, const struct name *domain);
 
 /* ---- tenant.c ---- */
 struct tenant *tenant_find(const struct core *core, struct str name);

@@ -337,3 +337,23 @@ struct name *provider_of_route(const struct core *core, const struct route *rout
 	}
 	return NULL;
 }
+
+/* The same of one host alone. */
+struct name *provider_of_host(
+    const struct core *core, struct name *host, const struct route_address *address)
+{
+	struct route_address at = *address;
+	struct name *provider;
+	struct route *r;
+
+	if (core->entries.count == 0)
+		return NULL;
+	r = xcalloc(1, sizeof(*r) + sizeof(r->host[0]));
+	r->host_count = r->best_count = 1;
+	r->host[0].name = host;
+	r->host[0].address = &at;
+	r->host[0].address_count = 1;
+	provider = provider_of_route(core, r);
+	free(r);
+	return provider;
+}

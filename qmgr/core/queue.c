@@ -77,7 +77,9 @@ static struct name *look_route(struct core *core, struct queue *q)
 	if (q->route_of != p.route)
 		link_append(&p.route->users, &q->in_users);
 	q->route_of = p.route;
-	return p.dest == q->dest ? p.route->provider : NULL;
+	if (!p.route->route && !link_alone(&q->conns)) /* these go on counting there */
+		return q->provider;
+	return p.route->provider; /* also of what is left here of an older configuration */
 }
 
 static bool set_provider(struct core *core, struct queue *q)
@@ -90,6 +92,16 @@ static bool set_provider(struct core *core, struct queue *q)
 	q->provider = provider ? name_keep(provider) : NULL;
 	party_provider(core, q);
 	return true;
+}
+
+/* It has inherited a connection to that provider's host, and its route is not known yet. */
+void queue_adopted(struct core *core, struct queue *q, struct name *provider)
+{
+	if (!q->dest->own || !provider || q->provider || q->route_of->route)
+		return;
+	q->provider = name_keep(provider);
+	queue_values(core, q);
+	hold_moved(core, q);
 }
 
 static struct queue *queue_new(struct core *core, struct dest *dest, struct vmta *vmta)
@@ -193,8 +205,10 @@ void queue_rerouted(struct core *core, struct queue *q)
 {
 	bool was = q->routed;
 
-	if (set_provider(core, q))
+	if (set_provider(core, q)) {
 		queue_values(core, q);
+		hold_moved(core, q);
+	}
 	place_changed(core, q);
 	if (was != q->routed)
 		core->unrouted += q->routed ? -q->n[JOB_READY] : q->n[JOB_READY];
