@@ -22,6 +22,19 @@ static bool is_mode(enum rule_action_kind kind)
 	return kind == ACTION_MODE_BACKOFF || kind == ACTION_MODE_NORMAL;
 }
 
+static bool is_of_tenant(int64_t scope)
+{
+	return scope == RULE_TENANT || scope == RULE_CAMPAIGN || scope == RULE_SENDER_DOMAIN;
+}
+
+/* What a tenant or campaign can have a limit of its own for. */
+static bool is_of_budget(struct str name)
+{
+	int opt = rule_set_opt(name);
+	return opt == CO_DOMAIN_max_smtp_out || opt == CO_DOMAIN_max_connect_rate ||
+	       opt == CO_DOMAIN_max_msg_rate || opt == CO_DOMAIN_max_data_volume_rate;
+}
+
 static void check_action(
     struct check *k, const struct conf_node *rule, const struct rule_action *a, bool *timeless)
 {
@@ -37,6 +50,12 @@ static void check_action(
 		check_value(k, rule, CO_RULE_actions,
 		    "%s cannot act on scope \"%s\": modes belong to queues", name,
 		    rule_scope_name((unsigned)scope));
+	if (a->kind == ACTION_SET && is_of_tenant(scope) && !is_of_budget(str_of(a->name)))
+		check_value(k, rule, CO_RULE_actions,
+		    "set %s cannot act on scope \"%s\": the queue is others', too; what a tenant or "
+		    "campaign can be limited by is max-smtp-out, max-connect-rate, max-msg-rate, "
+		    "max-data-volume-rate",
+		    a->name, rule_scope_name((unsigned)scope));
 	if (a->kind == ACTION_REROUTE && check_sender(k, a->name) == NULL)
 		check_value(k, rule, CO_RULE_actions,
 		    "reroute: no virtual MTA or pool is named \"%s\"", a->name);

@@ -143,6 +143,34 @@ const struct column view_holds[] = {
     {"BY", "who", cell_because, false},
     {0},
 };
+/* Where its mail stands still: everywhere, or in so many of its queues. */
+static void cell_paused(char out[CELL_MAX], const json_t *row, const char *key, int64_t now_ms)
+{
+	int64_t n = (int64_t)json_integer_value(json_object_get(row, key));
+	(void)now_ms;
+	if (json_is_true(json_object_get(row, "paused")))
+		str_copy(out, CELL_MAX, STR("everywhere"));
+	else if (n == 0)
+		str_copy(out, CELL_MAX, STR("-"));
+	else
+		snprintf(out, CELL_MAX, "%" PRId64 " of %" PRId64 " queues", n,
+		    (int64_t)json_integer_value(json_object_get(row, "queues")));
+}
+
+static const struct column tenants[] = {
+    {"TENANT", "tenant", cell_plain, false},
+    {"CAMPAIGN", "campaign", cell_plain, false},
+    {"WEIGHT", "weight", cell_count, true},
+    {"RECIPIENTS", "recipients", cell_count, true},
+    {"READY", "ready", cell_count, true},
+    {"WAITING", "waiting", cell_count, true},
+    {"IN FLIGHT", "in_flight", cell_count, true},
+    {"DELIVERED", "delivered", cell_count, true},
+    {"DEFERRED", "deferred", cell_count, true},
+    {"BOUNCED", "bounced", cell_count, true},
+    {"PAUSED", "queues_paused", cell_paused, false},
+    {0},
+};
 static const struct column rules[] = {
     {"RULE", "list", cell_rule, false},
     {"HITS", "hits", cell_count, true},
@@ -159,6 +187,7 @@ static const struct view views[] = {
     {"qmgr", "queues", queues, NULL},
     {"qmgr", "messages", messages, NULL},
     {"qmgr", "limits", view_limits, NULL},
+    {"qmgr", "tenants", tenants, NULL},
     {"qmgr", "suspensions", view_holds, NULL},
     {"qmgr", "rules", rules, NULL},
     {"qmgr", "queue", NULL, say_queue},

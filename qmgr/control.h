@@ -104,5 +104,6 @@ control_verb_fn verb_pause, verb_resume, verb_suspensions;	    /* control_hold.c
 control_verb_fn verb_mode, verb_reset, verb_reroute;		    /* control_steer.c */
 control_verb_fn verb_why, verb_limits;				    /* control_why.c */
 control_verb_fn verb_explain;					    /* control_explain.c */
+control_verb_fn verb_tenants;					    /* control_tenant.c */
 control_verb_fn verb_rules;					    /* control_rules.c */
 control_verb_fn verb_events;					    /* control_events.c */

@@ -107,6 +107,17 @@ void control_why_set(const struct qmgr *q, json_t *row, const struct core_why *w
 	json_object_set_new(row, "limits", list);
 }
 
+/* A tenant's or campaign's, in all its queues. */
+static bool count_tenant(const struct qmgr *q, struct str name, uint64_t *recipients)
+{
+	struct core_cursor cursor = {0};
+	struct tenant_view v;
+	bool any = false;
+	for (; core_tenants(q->core, name, &cursor, &v, 1) > 0; any = true)
+		*recipients += v.recipients;
+	return any;
+}
+
 /* How much is behind a target: for queues, domains and destinations. */
 static void set_counts(const struct qmgr *q, json_t *row, struct str pattern)
 {
@@ -119,7 +130,7 @@ static void set_counts(const struct qmgr *q, json_t *row, struct str pattern)
 		connections += v.connections;
 		any = true;
 	}
-	if (!any)
+	if (!any && !count_tenant(q, pattern, &recipients))
 		return;
 	json_object_set_new(row, "recipients", json_integer(say_num(recipients)));
 	json_object_set_new(row, "connections", json_integer(say_num(connections)));

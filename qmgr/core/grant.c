@@ -710,8 +710,8 @@ static job_ref opener(struct core *core, struct queue *q, job_ref next)
 	return 0;
 }
 
-static bool open_next(struct core *core, struct queue *q, job_ref ref, bool spare,
-    struct core_decision *out)
+static bool open_next(
+    struct core *core, struct queue *q, job_ref ref, bool spare, struct core_decision *out)
 {
 	const struct lane *lane;
 	unsigned worker = 0;

@@ -752,8 +752,9 @@ size_t core_holds(
     const struct core *core, struct core_cursor *cursor, struct hold_view *out, size_t n)
 {
 	const struct slots *slots = &core->holds.slots;
-	const uint64_t settings = UINT64_C(1) << 40; /* the cursor's b: sources below, then these, */
-	const uint64_t parties = UINT64_C(1) << 41;  /* and these */
+	const uint64_t settings = UINT64_C(1)
+				  << 40;	    /* the cursor's b: sources below, then these, */
+	const uint64_t parties = UINT64_C(1) << 41; /* and these */
 	size_t found = 0;
 
 	while (found < n && cursor->a < slots->count) {

@@ -549,7 +549,7 @@ enum share_at { /* a tenant's budgets at a destination */
 	SHARE_AT
 };
 enum { LANE_BUDGETS = 2 + SHARE_AT + 1 }; /* campaign, tenant, at a destination */
-struct share { /* a tenant's part of a queue */
+struct share {				  /* a tenant's part of a queue */
 	struct node node;
 	struct queue *queue;
 	struct name *tenant; /* of->name */
@@ -688,7 +688,7 @@ struct tx {
 	struct conn *conn;
 	uint32_t n, left, cap;
 	int64_t sent_ms;
-	job_ref *jobs; /* owned; 0: has its result */
+	job_ref *jobs;			 /* owned; 0: has its result */
 	struct budget *in[LANE_BUDGETS]; /* of tenants and campaigns: it counts there */
 	uint32_t in_count;
 	struct tx *next_free;
@@ -771,9 +771,9 @@ struct core {
 	struct queue **queue_at;
 	uint32_t domain_count, lane_count, queue_count; /* in use: [1, count] may be NULL */
 	struct slots tenant_slots, campaign_slots;
-	struct table tenant_confs; /* sections of `tenants`, see tenant.c */
-	struct table sender_domains; /* their sender-domains, likewise */
-	uint32_t implicit_tenants;   /* senders' domains that are tenants now */
+	struct table tenant_confs;	  /* sections of `tenants`, see tenant.c */
+	struct table sender_domains;	  /* their sender-domains, likewise */
+	uint32_t implicit_tenants;	  /* senders' domains that are tenants now */
 	struct table parties, party_keys; /* see party.c */
 	struct link all_parties;
 	uint32_t party_connects; /* limiters of connects of tenants and campaigns */
@@ -796,7 +796,7 @@ struct core {
 	struct peer_limit *mx_limits, *ip_limits; /* owned */
 	size_t mx_limit_count, ip_limit_count;
 	uint32_t generation; /* of the configuration */
-	uint32_t rates; /* limiters that a transaction must pass: 0, nobody asks */
+	uint32_t rates;	     /* limiters that a transaction must pass: 0, nobody asks */
 	uint64_t tickets;
 	int64_t empty_ms;	 /* buckets count as empty at that time; NEVER: they are full */
 	struct buf *keys;	 /* owned: texts of views */
@@ -1111,13 +1111,12 @@ void party_new_lane(struct core *core, struct lane *lane);
 void party_drop_share(struct core *core, struct share *s);
 void party_drop_lane(struct core *core, struct lane *lane);
 void party_provider(struct core *core, struct queue *q); /* q->provider has changed */
-void party_configure(struct core *core); /* behind budget_configure() and queues' own */
+void party_configure(struct core *core);	   /* behind budget_configure() and queues' own */
 void party_fly(struct core *core, struct tx *tx);  /* it has its jobs */
 void party_land(struct core *core, struct tx *tx); /* it is over */
 void party_sent(struct core *core, struct lane *lane, uint32_t rcpts);
 /* May a connection be opened for the lane's mail? NULL, or what stands against it until *when. */
-struct limiter *party_refuses_open(
-    const struct core *core, const struct lane *lane, int64_t *when);
+struct limiter *party_refuses_open(const struct core *core, const struct lane *lane, int64_t *when);
 void party_opened(struct core *core, const struct lane *lane); /* takes the tokens */
 /* By a rule: `set NAME=VALUE` for that tenant, or (campaign not empty) campaign, at a destination.
  * 0, -ENOTSUP: not of that option; -ENODATA: a part of nothing; -ENOSPC. */

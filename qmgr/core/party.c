@@ -15,8 +15,8 @@
  * backoff-recovery ("10%,25%,50%,100% every 10m": it is 2.5, 5, 10 times itself) and then goes.
  *
  * After a suspension a party recovers: a probe (one transaction; if it is deferred, the suspension
- * goes on for a retry step), then transactions at once and recipients by those same shares of what the
- * destination allows, then nothing.
+ * goes on for a retry step), then transactions at once and recipients by those same shares of what
+ * the destination allows, then nothing.
  *
  * max-smtp-out of a tenant or campaign counts its transactions in flight; as its mail then goes to
  * idle connections only, that is the number of connections in use for it. A transaction counts from
@@ -33,11 +33,11 @@
 #include <string.h>
 
 enum {
-	PARTY_MOST = 100000,	/* all: what rules set stays bounded, whatever remotes answer */
-	PARTY_SETTINGS = 16,	/* of one: what is more replaces the one that ends first */
-	PARTY_TEXT_MAX = 1000,	/* bytes of a rule or text kept */
-	PARTY_KEY_MAX = 240,	/* of a state's name: longer ones are told by their hash */
-	PARTY_NAME_MAX = 600,	/* of a budget's: tenant, campaign and destination */
+	PARTY_MOST = 100000,   /* all: what rules set stays bounded, whatever remotes answer */
+	PARTY_SETTINGS = 16,   /* of one: what is more replaces the one that ends first */
+	PARTY_TEXT_MAX = 1000, /* bytes of a rule or text kept */
+	PARTY_KEY_MAX = 240,   /* of a state's name: longer ones are told by their hash */
+	PARTY_NAME_MAX = 600,  /* of a budget's: tenant, campaign and destination */
 };
 #define PARTY_PROBE_LINGER DAY /* without mail to probe with: then nothing is left to protect */
 #define PARTY_MARK UINT64_C(0x7061727479) /* the same after a restart, unlike core->seed */
@@ -53,11 +53,11 @@ struct party_setting {
 struct party {
 	struct node node, by_key;
 	struct link in_all;
-	struct name *key;			/* of its state */
-	struct name *whole;			/* TENANT/CAMPAIGN */
-	struct name *tenant, *campaign, *at;	/* campaign NULL: the whole tenant */
-	struct budget *budget;			/* kept */
-	struct party_setting *set;		/* owned */
+	struct name *key;		     /* of its state */
+	struct name *whole;		     /* TENANT/CAMPAIGN */
+	struct name *tenant, *campaign, *at; /* campaign NULL: the whole tenant */
+	struct budget *budget;		     /* kept */
+	struct party_setting *set;	     /* owned */
 	uint32_t set_count;
 	bool recovering;
 	uint32_t step;	 /* of recovery: 0 is the probe */
@@ -261,8 +261,8 @@ static bool hang_places(struct core *core, struct share *s)
 	const struct queue *q = s->queue;
 	bool changed = hang_at(core, s, AT_PROVIDER, CO_TENANT_AT_provider, q->provider);
 
-	changed |= hang_at(core, s, AT_DOMAIN, CO_TENANT_AT_domain,
-	    q->dest->own ? q->dest->own->name : NULL);
+	changed |= hang_at(
+	    core, s, AT_DOMAIN, CO_TENANT_AT_domain, q->dest->own ? q->dest->own->name : NULL);
 	for (struct link *l = s->lanes.next; changed && l != &s->lanes; l = l->next)
 		let_go(core, OWNER(l, struct lane, in_owner));
 	return changed;
@@ -643,8 +643,7 @@ static void apply(struct core *core, struct party *p)
 	budget_conns(core, p->budget, b.max, NULL);
 	for (int kind = LIMIT_CONNECTS; kind < LIMIT_KINDS; kind++)
 		if (kind != LIMIT_RAMPUP)
-			budget_rate(
-			    core, p->budget, (enum limit_kind)kind, &b.rate[kind], NULL);
+			budget_rate(core, p->budget, (enum limit_kind)kind, &b.rate[kind], NULL);
 	if (!p->recovering && p->set_count == 0) {
 		party_free(core, p);
 		return;
@@ -716,13 +715,13 @@ static void measure(const struct core *core, const struct party *p, uint64_t *rc
 			*rcpts += pace_of(&s->pace, core->now);
 		for (struct link *k = s->lanes.next; p->campaign && k != &s->lanes; k = k->next)
 			if (OWNER(k, struct lane, in_owner)->campaign == p->campaign)
-				*rcpts += pace_of(
-				    &OWNER(k, struct lane, in_owner)->pace, core->now);
+				*rcpts +=
+				    pace_of(&OWNER(k, struct lane, in_owner)->pace, core->now);
 	}
 }
 
-static int part_of(const struct core *core, const struct party *p, struct party_setting *s,
-    uint32_t permille)
+static int part_of(
+    const struct core *core, const struct party *p, struct party_setting *s, uint32_t permille)
 {
 	const struct share *at = home(core, p);
 	const struct budget *of[] = {at ? at->of->budget : NULL, at ? at->at[AT_PROVIDER] : NULL,
@@ -802,8 +801,7 @@ static struct str shorten(struct str text)
 }
 
 /* What lives lasts longer; what was on its way back holds again. Not every match is given out. */
-static void renew(
-    struct core *core, struct party *p, struct party_setting *s, int64_t until_ms)
+static void renew(struct core *core, struct party *p, struct party_setting *s, int64_t until_ms)
 {
 	bool again = s->step != 0;
 
@@ -1027,8 +1025,7 @@ void party_why(const struct core *core, const struct budget *b, struct core_why 
 {
 	for (struct link *l = core->all_parties.next; l != &core->all_parties; l = l->next) {
 		const struct party *p = OWNER(l, struct party, in_all);
-		const struct party_setting *s =
-		    p->set_count ? &p->set[p->set_count - 1] : NULL;
+		const struct party_setting *s = p->set_count ? &p->set[p->set_count - 1] : NULL;
 
 		if (p->budget != b)
 			continue;

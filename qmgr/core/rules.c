@@ -268,8 +268,8 @@ static int object_name(const struct core *core, const struct rule_reply *r, cons
 }
 
 /* What a trigger is counted for, and a firing is about. A long name ends in a hash of the whole. */
-static struct str object_of(const struct core *core, const struct rule_reply *r, const struct rule *rule,
-    const struct rule_hit *hit, char to[RULE_OBJECT_MAX])
+static struct str object_of(const struct core *core, const struct rule_reply *r,
+    const struct rule *rule, const struct rule_hit *hit, char to[RULE_OBJECT_MAX])
 {
 	char full[RULE_OBJECT_FULL];
 	int n = object_name(core, r, rule, hit, full);
@@ -307,7 +307,8 @@ static void count_attempt(struct core *core, const struct rule_reply *r)
 
 			if (rule->trigger.kind != TRIGGER_SHARE || !known)
 				continue;
-			window_add(core, window_get(core, known, object_of(core, r, rule, NULL, object)),
+			window_add(core,
+			    window_get(core, known, object_of(core, r, rule, NULL, object)),
 			    &rule->trigger, 1, has_hit(core->rules, rule->id));
 		}
 	}
@@ -503,8 +504,8 @@ static void suspend(struct core *core, const struct firing *f, enum rule_action_
 		}
 		h.at = name_str(q->dest->name);
 		h.scope = kind == ACTION_SUSPEND_TENANT ? CORE_TENANT : CORE_CAMPAIGN;
-		n = snprintf(name, sizeof(name), "%.*s%s%.*s",
-		    STR_ARG(tenant), h.scope == CORE_TENANT ? "" : "/",
+		n = snprintf(name, sizeof(name), "%.*s%s%.*s", STR_ARG(tenant),
+		    h.scope == CORE_TENANT ? "" : "/",
 		    STR_ARG(h.scope == CORE_TENANT ? STR("") : which(f->reply, tenant)));
 		h.name =
 		    (struct str){name, (size_t)n < sizeof(name) ? (size_t)n : sizeof(name) - 1};

@@ -4,9 +4,9 @@
  * anybody else's. A tenant links its shares (one a queue) and its lanes, a campaign its lanes, and
  * both count their jobs by state, so that pausing, counting and listing cost what is their own.
  *
- * Mail of nobody known has its sender's domain as its tenant ("@example.com", made by the shell), so
- * that fairness, holds and limits know one sender from another; beyond CORE_SENDER_DOMAINS of these
- * at a time, further ones share the tenant "".
+ * Mail of nobody known has its sender's domain as its tenant ("@example.com", made by the shell),
+ * so that fairness, holds and limits know one sender from another; beyond CORE_SENDER_DOMAINS of
+ * these at a time, further ones share the tenant "".
  *
  * They are made with their first lane and freed with their last one. The mail without a tenant is
  * the tenant "", mail without a campaign its tenant's campaign "".
@@ -93,8 +93,8 @@ static void learn_domains(struct core *core, const struct conf_node *tenant)
 		d->domain = xstrdup(v->texts[i]);
 		lower(d->domain);
 		d->tenant = tenant;
-		table_add(&core->sender_domains, &d->node,
-		    hash_bytes(core->seed, str_of(d->domain)));
+		table_add(
+		    &core->sender_domains, &d->node, hash_bytes(core->seed, str_of(d->domain)));
 	}
 }
 

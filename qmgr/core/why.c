@@ -337,6 +337,22 @@ static const struct limiter *binding_of(const struct queue *q, const struct lane
 	return q->send.at ? q->send.at : q->grant.at;
 }
 
+/* Nothing of it is ready. */
+static void why_idle_lane(const struct core *core, const struct lane *lane, struct core_why *why)
+{
+	const struct queue *q = lane->share->queue;
+
+	if (hold_why(core, q, lane, why))
+		return;
+	why->text = str_of(q->error);
+	if (lane->list[LANE_FLIGHT].head)
+		say(why, STR("sending"), STR(""), 0);
+	else if (!link_alone(&lane->waiting))
+		say(why, STR("retry"), STR("retry-after"), 0);
+	else
+		say(why, STR("held"), STR("set aside"), 0);
+}
+
 static void answer(const struct core *core, const struct queue *q, const struct lane *lane,
     struct core_why *why, struct core_limit_view *limits, size_t *n)
 {
@@ -346,6 +362,8 @@ static void answer(const struct core *core, const struct queue *q, const struct 
 	*why = (struct core_why){.target = str_of(q->name)};
 	if (lane && lane->ready && lane_parked(lane))
 		why_parked(core, lane, why);
+	else if (lane && !lane->ready && lane->jobs)
+		why_idle_lane(core, lane, why);
 	else
 		why_queue(core, q, why);
 	add_queue(core, q, lane, binding_of(q, lane), &views);
@@ -398,6 +416,26 @@ static const struct lane *lane_of_tenant(const struct core *core, struct str nam
 	return best;
 }
 
+/* TENANT/CAMPAIGN. */
+static const struct lane *lane_of_campaign(const struct core *core, struct str name)
+{
+	size_t slash = nth_slash(name, 1);
+	const struct tenant *t = tenant_find(core, (struct str){name.p, slash});
+	const struct name *campaign =
+	    slash < name.n ? name_find(core, (struct str){name.p + slash + 1, name.n - slash - 1})
+			   : NULL;
+	const struct campaign *c = t && campaign ? campaign_find(core, t, campaign) : NULL;
+	const struct lane *best = NULL;
+
+	for (struct link *l = c ? c->lanes.next : NULL; l && l != &c->lanes; l = l->next) {
+		const struct lane *lane = OWNER(l, struct lane, in_campaign);
+
+		if (!best || lane->ready > best->ready)
+			best = lane;
+	}
+	return best;
+}
+
 static uint64_t waiting(const struct queue *q)
 {
 	uint64_t n = 0;
@@ -436,6 +474,8 @@ int core_why_queue(const struct core *core, struct str target, struct core_why *
 		q = busiest(core, target);
 	if (!q && !lane)
 		lane = lane_of_tenant(core, target);
+	if (!q && !lane)
+		lane = lane_of_campaign(core, target);
 	if (lane)
 		q = lane->share->queue;
 	if (!q)
