@@ -54,6 +54,7 @@ struct core *core_new(uint64_t seed, int64_t now_ms)
 	rules_init(core);
 	hold_init(core);
 	table_init(&core->tenant_confs);
+	table_init(&core->sender_domains);
 	job_store_init(&core->jobs);
 	due_init(&core->due, now_ms);
 	core->wheel = wheel_new(now_ms);

@@ -401,6 +401,16 @@ static const struct lane *lane_named(const struct core *core, struct str name)
 	return NULL;
 }
 
+/* What stands still says more of a tenant than what flows; then what has most that is ready. */
+static bool tells_more(const struct lane *a, const struct lane *b)
+{
+	bool still = a->ready && lane_parked(a);
+
+	if (!b || still != (b->ready && lane_parked(b)))
+		return !b || still;
+	return a->ready > b->ready;
+}
+
 /* Of a tenant's lanes, or the queues of a place or virtual MTA, the one with most that is ready. */
 static const struct lane *lane_of_tenant(const struct core *core, struct str name)
 {
@@ -410,7 +420,7 @@ static const struct lane *lane_of_tenant(const struct core *core, struct str nam
 	for (struct link *l = t ? t->lanes.next : NULL; l && l != &t->lanes; l = l->next) {
 		const struct lane *lane = OWNER(l, struct lane, in_tenant);
 
-		if (!best || lane->ready > best->ready)
+		if (tells_more(lane, best))
 			best = lane;
 	}
 	return best;
@@ -430,7 +440,7 @@ static const struct lane *lane_of_campaign(const struct core *core, struct str n
 	for (struct link *l = c ? c->lanes.next : NULL; l && l != &c->lanes; l = l->next) {
 		const struct lane *lane = OWNER(l, struct lane, in_campaign);
 
-		if (!best || lane->ready > best->ready)
+		if (tells_more(lane, best))
 			best = lane;
 	}
 	return best;
