@@ -39,7 +39,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct buf headers, content;
 	if (size < 2)
 		return 0;
-	uint8_t kind = data[0] % DSN_KIND_COUNT, bits = data[1];
+	uint8_t kind = data[0] % DSN_ALERT /* the kinds of reports */, bits = data[1];
 	data += 2;
 	size -= 2;
 	struct envelope e = {.sender = take(&data, &size), .envid = take(&data, &size)};
