@@ -291,6 +291,59 @@ static void test_suspended_tenant_leaves_the_other_alone(void **state)
 	end(&s, &conf);
 }
 
+/* Days are the core's days: a new address sends by its plan, one step each midnight. */
+static void test_warm_up_goes_on_by_days(void **state)
+{
+	static const uint64_t plan[] = {200, 400, 800};
+	struct conf *conf;
+	struct sim *s = play(&conf,
+	    "virtual-mtas = ( { name = \"new\"; sources = ( { address = \"192.0.2.1\"; warmup = { "
+	    "plan = \"200,400,800\"; }; } ); } );\n"
+	    "simulation = { duration = \"3d\"; sample = \"1d\"; loads = ( { rate = \"5000/d\"; to "
+	    "= "
+	    "( { domain = \"a.example\"; } ); } ); receivers = ( { name = \"a\"; domains = [ "
+	    "\"a.example\" ]; } ); };\n");
+
+	(void)state;
+	check_sums(s);
+	for (size_t day = 0; day < COUNT_OF(plan); day++)
+		assert_in_range(s->series_delivered[day], plan[day] * 9 / 10, plan[day]);
+	end(&s, &conf);
+}
+
+/* Mail that is led elsewhere arrives where the hosts say; variables of replies are filled in. */
+static void test_fixed_routes_and_variables(void **state)
+{
+	struct conf *conf;
+	struct sim *s = play(&conf,
+	    "virtual-mtas = ( { name = \"v\"; sources = ( { address = \"192.0.2.1\"; } ); }, "
+	    "{ name = \"w\"; sources = ( { address = \"192.0.2.2\"; } ); } );\n"
+	    "domains = ( { name = \"a.example\"; smtp-hosts = "
+	    "\"mx1.relay.example;[192.0.2.9]:26\"; "
+	    "}, { name = \"b.example\"; queue-to = \"c.example\"; }, { name = \"d.example\"; "
+	    "smtp-hosts = \"[192.0.2.9]\"; }, { name = \"c.example\"; smtp-pattern-list = \"l\"; "
+	    "} );\nsmtp-pattern-lists = ( { name = \"l\"; rules = ( { reply = \"blocked "
+	    "(?<ip>[0-9.]+) for t1\"; actions = [ \"disable-source-ip\" ]; for = \"1h\"; } ); } "
+	    ");\n"
+	    "simulation = { duration = \"10m\"; loads = ( { rate = \"1/s\"; tenant = \"t1\"; until "
+	    "= "
+	    "\"5m\"; to = ( { domain = \"a.example\"; }, { domain = \"b.example\"; }, "
+	    "{ domain = \"d.example\"; } ); } ); receivers = ( { name = \"relay\"; domains = [ "
+	    "\"relay.example\" ]; mx = [ \"mx1.relay.example\" ]; }, { name = \"c\"; domains = [ "
+	    "\"c.example\" ]; per = \"all\"; answers = ( { from = \"2m\"; reply = \"451 4.7.1 "
+	    "blocked {source} for {tenant}\"; } ); }, { name = \"rest\"; domains = [ \"*\" ]; } ); "
+	    "};\n");
+
+	(void)state;
+	check_sums(s);
+	assert_true(receiver(s, "relay")->taken > 50);
+	assert_true(receiver(s, "c")->taken > 20);
+	assert_true(receiver(s, "rest")->taken > 50);  /* whom no entry names by the address */
+	assert_int_equal(receiver(s, "relay")->in, 0); /* no domain of it was written to */
+	assert_int_equal(s->event_counts[EVENT_SOURCE] > 0, 1);
+	end(&s, &conf);
+}
+
 /* ---- loads ---- */
 
 static void test_loads_come_as_said(void **state)
@@ -484,6 +537,8 @@ int main(void)
 	    cmocka_unit_test(test_receiver_refuses_what_is_too_much),
 	    cmocka_unit_test(test_rule_changes_mode),
 	    cmocka_unit_test(test_suspended_tenant_leaves_the_other_alone),
+	    cmocka_unit_test(test_warm_up_goes_on_by_days),
+	    cmocka_unit_test(test_fixed_routes_and_variables),
 	    cmocka_unit_test(test_loads_come_as_said),
 	    cmocka_unit_test(test_same_seed_same_report),
 	    cmocka_unit_test(test_delays_are_near),
