@@ -7,7 +7,7 @@
  */
 #include "tests/unit/qmgr/chaos_conf.h"
 
-enum { METERS = 16384, HOLDS = 400, PARTY_LIMITS = 0 /* budgets of tenants and campaigns */ };
+enum { METERS = 16384, HOLDS = 400, PARTY_LIMITS = 1 /* budgets of tenants and campaigns */ };
 struct meter {
 	uint64_t key; /* 0: free */
 	struct rate rate;
@@ -18,7 +18,7 @@ struct held { /* as the core tells it */
 	enum core_scope scope;
 	bool source;
 	char name[200], at[100];
-	int64_t until_ms;
+	int64_t since_ms, until_ms;
 };
 struct chaos {
 	struct sim *sim;
@@ -400,11 +400,14 @@ static void read_holds(struct sim *s)
 		for (size_t i = 0; i < n; i++) {
 			struct held *h = &chaos.held[chaos.held_count];
 
-			if (str_eq(v[i].kind, STR("set")))
+			if (!str_eq(v[i].kind, STR("pause")) &&
+			    !str_eq(v[i].kind, STR("suspend")) &&
+			    !str_eq(v[i].kind, STR("disable-source")))
 				continue;
 			assert_true(chaos.held_count < HOLDS);
 			*h = (struct held){.scope = v[i].scope,
 			    .source = str_eq(v[i].kind, STR("disable-source")),
+			    .since_ms = v[i].since_ms,
 			    .until_ms = v[i].until_ms};
 			str_copy(h->name, sizeof(h->name), v[i].name);
 			str_copy(h->at, sizeof(h->at), v[i].at);
@@ -430,8 +433,9 @@ static void check_held(struct sim *s, const struct who *w, struct str queue, str
 				    h->name);
 		} else if (hold_matches(h, w, queue) ||
 			   (send && party_matches(h, w, tenant, campaign))) {
-			fail_msg("+%lld ms: %.*s is held by %s %s", (long long)(s->now - SIM_START),
-			    STR_ARG(queue), h->name, h->at);
+			fail_msg("+%lld ms: %.*s is held by %s at %s since %+lld ms",
+			    (long long)(s->now - SIM_START), STR_ARG(queue), h->name, h->at,
+			    (long long)(h->since_ms - s->now));
 		}
 	}
 }
