@@ -36,7 +36,7 @@ objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 COMMON_LIB := $(BUILD)/libcommon.a
 
 .PHONY: all help tools units fuzzers unit unit-valgrind check check-long e2e fuzz bench bench-peers bench-queues \
-	lint format clean install install-conf man man-lint
+	bench-tenants lint format clean install install-conf man man-lint
 all: $(foreach p,$(PROGRAMS),$(BUILD)/bin/$(call binary,$(p))) tools
 
 help:
@@ -143,6 +143,10 @@ bench-peers: all
 ## make bench-queues    cost of 100,000 queues that wait for limits
 bench-queues: all
 	@python3 tests/bench/queues.py $(BENCH_ARGS)
+
+## make bench-tenants  commands on one of 10,000 tenants while mail flows
+bench-tenants: all
+	@python3 tests/bench/tenants.py $(BENCH_ARGS)
 
 ## make lint           house rules that a script can check
 lint:

@@ -9,6 +9,7 @@
 /* How much is done in one call, so that mail waits no longer than about a millisecond. */
 enum {
 	QUEUES_A_CALL = 64,
+	QUEUES_LOOKED_AT = 4096, /* a call, for those that match */
 	ENVELOPES_A_CALL = 64, /* files read in one call: a few milliseconds when they are cached */
 	LOOK_A_CALL = 20000,   /* jobs looked at in one call: about a millisecond */
 	CHANGES_A_CALL = 2000,

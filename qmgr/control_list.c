@@ -84,13 +84,15 @@ static bool next_queues(void *state, struct control_reply *r)
 {
 	struct queues_state *s = state;
 	struct queue_view views[QUEUES_A_CALL];
-	size_t n = core_queues(s->q->core, str_of(s->pattern), &s->cursor, views, QUEUES_A_CALL);
+	bool more;
+	size_t n = core_queues_slice(s->q->core, str_of(s->pattern), &s->cursor, views,
+	    QUEUES_A_CALL, QUEUES_LOOKED_AT, &more);
 	for (size_t i = 0; i < n; i++)
 		if (queue_wanted(s, &views[i]) && s->largest_max > 0)
 			take_largest(s, &views[i]);
 		else if (queue_wanted(s, &views[i]))
 			control_row(r, control_queue_row(s->q, &views[i]));
-	if (n > 0)
+	if (more)
 		return true;
 	give_largest(s, r);
 	control_end(r, EX_OK, "%s", "");

@@ -57,10 +57,11 @@ static int steer_one(struct steer *s, struct control_reply *r, struct str queue)
 }
 
 /* Views of the core last until its next call: names first. */
-static size_t take_names(struct steer *s, char *names[STEER_A_CALL])
+static size_t take_names(struct steer *s, char *names[STEER_A_CALL], bool *more)
 {
 	struct queue_view views[STEER_A_CALL];
-	size_t n = core_queues(s->q->core, str_of(s->pattern), &s->cursor, views, STEER_A_CALL);
+	size_t n = core_queues_slice(s->q->core, str_of(s->pattern), &s->cursor, views,
+	    STEER_A_CALL, QUEUES_LOOKED_AT, more);
 	for (size_t i = 0; i < n; i++)
 		names[i] = str_dup(views[i].name);
 	return n;
@@ -70,13 +71,14 @@ static bool next_steer(void *state, struct control_reply *r)
 {
 	struct steer *s = state;
 	char *names[STEER_A_CALL];
+	bool more;
 	s->q->now_ms = clock_steady_ms();
-	size_t n = take_names(s, names);
+	size_t n = take_names(s, names, &more);
 	for (size_t i = 0; i < n; i++) {
 		(void)steer_one(s, r, str_of(names[i]));
 		free(names[i]);
 	}
-	if (n > 0)
+	if (more)
 		return true;
 	if (s->found == 0)
 		control_end(r, EX_UNAVAILABLE, "no queue %s", s->pattern);

@@ -308,7 +308,7 @@ struct core_why {
 	struct str binding; /* the limit's or cause's name, for people with its key */
 	struct str text;    /* the last error, the reply or rule behind it */
 	struct str who, rule; /* of paused and suspended; as in hold_view */
-	int64_t until_ms;   /* 0: not known */
+	int64_t until_ms;     /* 0: not known */
 	const struct conf_value *origin;
 };
 /* target: queue, lane, domain, virtual MTA or tenant. -ENOENT. Limits that apply: at most n. */
@@ -358,6 +358,9 @@ struct queue_view {
 /* Streams queues that match, at most `n` a call; returns how many; 0 = end. */
 size_t core_queues(const struct core *core, struct str pattern, struct core_cursor *cursor,
     struct queue_view *out, size_t n);
+/* The same, looking at no more than so many queues a call: the end is where *more is false. */
+size_t core_queues_slice(const struct core *core, struct str pattern, struct core_cursor *cursor,
+    struct queue_view *out, size_t n, unsigned look, bool *more);
 /* Streams tenants that have mail and match, or campaigns, if the pattern is TENANT/CAMPAIGN. */
 struct tenant_view {
 	struct str tenant, campaign;

@@ -614,6 +614,7 @@ struct queue {
 	struct budget **shared; /* owned: all others that apply, whatever the source */
 	uint32_t shared_count;
 	uint32_t message_us; /* what a transaction takes, on the average; 0: not known */
+	uint32_t lane_count;
 	struct link lanes, shares, active; /* active: shares with ready jobs, in turn */
 	uint64_t n[8];			   /* jobs by state */
 	uint64_t delivered, deferred, bounced;
@@ -1094,6 +1095,12 @@ enum { QUEUE_NAME_MAX = 1024 }; /* of DESTINATION/VMTA, both being names of DNS 
 /* Of DESTINATION/VMTA, or a domain in the place of its destination: with the destination. */
 struct str queue_meant(const struct core *core, struct str name, char out[QUEUE_NAME_MAX]);
 bool queue_matches(const struct core *core, const struct queue *q, struct str pattern);
+/* The same for many queues: `at` is queue_destination() of the pattern, asked once. */
+struct str queue_destination(const struct core *core, struct str pattern);
+bool queue_is_like(const struct queue *q, struct str pattern, struct str at);
+/* The destinations that a name, no pattern, may mean; how many. */
+enum { DESTS_NAMED = 4 };
+size_t dests_named(const struct core *core, struct str name, const struct dest *out[DESTS_NAMED]);
 
 /* ---- party.c: limits of tenants and campaigns ---- */
 struct party;

@@ -124,6 +124,7 @@ static void lane_link(struct core *core, struct lane *lane, struct share *s, str
 	link_init(&lane->in_share);
 	link_init(&lane->in_release);
 	link_append(&s->queue->lanes, &lane->in_queue);
+	s->queue->lane_count++;
 	link_append(&s->lanes, &lane->in_owner);
 	link_append(&s->of->lanes, &lane->in_tenant);
 	link_append(&c->lanes, &lane->in_campaign);
@@ -178,6 +179,7 @@ void lane_free(struct core *core, struct lane *lane)
 	table_remove(&core->lanes, &lane->node);
 	link_remove(&lane->in_share);
 	link_remove(&lane->in_queue);
+	lane->share->queue->lane_count--;
 	link_remove(&lane->in_owner);
 	link_remove(&lane->in_tenant);
 	link_remove(&lane->in_campaign);

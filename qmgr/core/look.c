@@ -4,6 +4,7 @@
  * hold.
  */
 #include "qmgr/core/internal.h"
+#include <limits.h>
 
 /* ---- views ---- */
 
@@ -79,10 +80,6 @@ static int64_t next_retry(const struct core *core, const struct queue *q)
 
 static void view_queue(const struct core *core, const struct queue *q, struct queue_view *v)
 {
-	uint32_t lanes = 0;
-
-	for (const struct link *l = q->lanes.next; l != &q->lanes; l = l->next)
-		lanes++;
 	*v = (struct queue_view){.name = str_of(q->name),
 	    .destination = name_str(q->dest->name),
 	    .vmta = name_str(q->vmta->name),
@@ -95,7 +92,7 @@ static void view_queue(const struct core *core, const struct queue *q, struct qu
 	    .held = q->n[JOB_SET_ASIDE],
 	    .connections = q->limit.used,
 	    .connections_max = q->limit.max,
-	    .lanes = lanes,
+	    .lanes = q->lane_count,
 	    .delivered = q->delivered,
 	    .deferred = q->deferred,
 	    .bounced = q->bounced,
@@ -142,24 +139,59 @@ bool core_glob(struct str pattern, struct str text)
 	return p == pattern.n;
 }
 
-size_t core_queues(const struct core *core, struct str pattern, struct core_cursor *cursor,
+/* Of a name that is no pattern: by its destinations, without a look at the others. cursor->b counts
+ * what was given out. */
+static size_t queues_named(const struct core *core, struct str name, struct core_cursor *cursor,
     struct queue_view *out, size_t n)
 {
-	const struct queue *one = n && !cursor->a ? queue_find(core, pattern) : NULL;
+	const struct dest *dests[DESTS_NAMED];
+	size_t count = dests_named(core, name, dests), found = 0, at = 0;
+
+	for (size_t i = 0; i < count; i++)
+		for (struct link *l = dests[i]->queues.next; l != &dests[i]->queues; l = l->next)
+			if (at++ >= cursor->b && found < n)
+				view_queue(core, OWNER(l, struct queue, in_dest), &out[found++]);
+	cursor->b += found;
+	return found;
+}
+
+size_t core_queues_slice(const struct core *core, struct str pattern, struct core_cursor *cursor,
+    struct queue_view *out, size_t n, unsigned look, bool *more)
+{
+	bool named = !core_is_pattern(pattern);
+	const struct queue *one = named && n && !cursor->a ? queue_find(core, pattern) : NULL;
+	struct str at;
 	size_t found = 0;
 
-	if (one) { /* the name of one: found without a look at the others */
+	*more = false;
+	if (one) { /* the name of one */
 		view_queue(core, one, &out[0]);
 		cursor->a = core->queue_count;
 		return 1;
 	}
-	while (found < n && cursor->a < core->queue_count) {
+	if (named && !cursor->a) {
+		found = queues_named(core, pattern, cursor, out, n);
+		*more = found > 0;
+		if (cursor->b)
+			return found;
+	}
+	at = queue_destination(core, pattern);
+	for (; found < n && look && cursor->a < core->queue_count; look--) {
 		const struct queue *q = core->queue_at[++cursor->a];
 
-		if (q && queue_matches(core, q, pattern))
+		if (q && queue_is_like(q, pattern, at))
 			view_queue(core, q, &out[found++]);
 	}
+	*more = cursor->a < core->queue_count;
 	return found;
+}
+
+size_t core_queues(const struct core *core, struct str pattern, struct core_cursor *cursor,
+    struct queue_view *out, size_t n)
+{
+	bool more;
+
+	return core_queues_slice(core, pattern, cursor, out, n, UINT_MAX, &more);
 }
 
 size_t core_jobs(const struct core *core, struct core_cursor *cursor, job_ref *out, size_t n,

@@ -24,9 +24,9 @@ enum {
 /* What a filter means, looked up once a call. */
 struct select {
 	const struct core *core;
-	bool none;				   /* nothing can match */
-	struct str queue;			   /* a pattern for it; or: */
-	const struct queue *q;			   /* exactly this one */
+	bool none;	       /* nothing can match */
+	struct str queue, at;  /* a pattern for it, where it is a domain's; or: */
+	const struct queue *q; /* exactly this one */
 	struct str tenant, campaign, vmta, domain; /* empty: any */
 	const struct link *ring;		   /* of lanes; NULL: all there are */
 	size_t member;				   /* offset of its links in struct lane */
@@ -80,13 +80,52 @@ struct str queue_meant(const struct core *core, struct str name, char out[QUEUE_
 	return (struct str){out, dest.n + 1 + vmta.n};
 }
 
-/* By its name, its destination, or a domain whose mail goes there. */
-bool queue_matches(const struct core *core, const struct queue *q, struct str pattern)
+struct str queue_destination(const struct core *core, struct str pattern)
+{
+	return core_is_pattern(pattern) ? STR("") : destination_of(core, pattern);
+}
+
+bool queue_is_like(const struct queue *q, struct str pattern, struct str at)
 {
 	struct str destination = name_str(q->dest->name);
 
 	return core_glob(pattern, str_of(q->name)) || core_glob(pattern, destination) ||
-	       str_eq(destination_of(core, pattern), destination);
+	       (at.n && str_eq(at, destination));
+}
+
+/* By its name, its destination, or a domain whose mail goes there. */
+bool queue_matches(const struct core *core, const struct queue *q, struct str pattern)
+{
+	return queue_is_like(q, pattern, queue_destination(core, pattern));
+}
+
+static size_t add_dest(const struct dest *dest, const struct dest *out[DESTS_NAMED], size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (out[i] == dest)
+			return n;
+	if (dest && n < DESTS_NAMED)
+		out[n++] = dest;
+	return n;
+}
+
+/* A provider's, a site's, a domain's own, and where the domain's mail goes. */
+size_t dests_named(const struct core *core, struct str name, const struct dest *out[DESTS_NAMED])
+{
+	struct str at = destination_of(core, name);
+	const struct domain *d;
+	char low[DOMAIN_BYTES];
+	size_t n = add_dest(dest_find(core, name), out, 0);
+
+	if (name.n > sizeof(low))
+		return n;
+	for (size_t i = 0; i < name.n; i++)
+		low[i] = (char)(name.p[i] + (name.p[i] >= 'A' && name.p[i] <= 'Z' ? 'a' - 'A' : 0));
+	name = (struct str){low, name.n};
+	n = add_dest(dest_find(core, name), out, n);
+	d = domain_find(core, name);
+	n = add_dest(d ? d->own : NULL, out, n);
+	return at.n ? add_dest(dest_find(core, at), out, n) : n;
 }
 
 /* Splits DESTINATION/VMTA/TENANT[/CAMPAIGN]; what the filter says besides goes first. */
@@ -154,6 +193,8 @@ static struct select plan(const struct core *core, const struct core_filter *f)
 			s.q = queue_find(core, s.queue);
 		s.none = !s.q;
 	}
+	if (!s.q && s.queue.n)
+		s.at = queue_destination(core, s.queue);
 	choose_ring(&s);
 	return s;
 }
@@ -172,7 +213,7 @@ static bool lane_fits(const struct select *s, const struct lane *lane)
 	return fits(s->tenant, name_str(lane->share->tenant)) &&
 	       fits(s->campaign, name_str(lane->campaign)) &&
 	       fits(s->vmta, name_str(q->vmta->name)) &&
-	       (s->q || !s->queue.n || queue_matches(s->core, q, s->queue));
+	       (s->q || !s->queue.n || queue_is_like(q, s->queue, s->at));
 }
 
 /* ---- places ---- */

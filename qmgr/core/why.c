@@ -455,22 +455,35 @@ static uint64_t waiting(const struct queue *q)
 	return n;
 }
 
-static const struct queue *busiest(const struct core *core, struct str name)
+static const struct queue *busier(const struct queue *best, const struct queue *q)
 {
-	struct str destination = core_destination(core, name);
+	if (!best || q->n[JOB_READY] > best->n[JOB_READY] ||
+	    (q->n[JOB_READY] == best->n[JOB_READY] && waiting(q) > waiting(best)))
+		return q;
+	return best;
+}
+
+static const struct queue *busiest_there(const struct core *core, struct str name)
+{
+	const struct dest *dests[DESTS_NAMED];
+	size_t n = dests_named(core, name, dests);
 	const struct queue *best = NULL;
 
-	for (uint32_t i = 1; i <= core->queue_count; i++) {
-		const struct queue *q = core->queue_at[i];
+	for (size_t i = 0; i < n; i++)
+		for (struct link *l = dests[i]->queues.next; l != &dests[i]->queues; l = l->next)
+			best = busier(best, OWNER(l, struct queue, in_dest));
+	return best;
+}
 
-		if (!q || !(str_eq_nocase(name_str(q->dest->name), name) ||
-			      str_eq(name_str(q->dest->name), destination) ||
-			      str_eq(name_str(q->vmta->name), name)))
-			continue;
-		if (!best || q->n[JOB_READY] > best->n[JOB_READY] ||
-		    (q->n[JOB_READY] == best->n[JOB_READY] && waiting(q) > waiting(best)))
-			best = q;
-	}
+/* The one walk over all queues, and only for the name of a virtual MTA. */
+static const struct queue *busiest_of_vmta(const struct core *core, struct str name)
+{
+	const struct vmta *vmta = vmta_find(core, name);
+	const struct queue *best = NULL;
+
+	for (uint32_t i = 1; vmta && vmta->queues && i <= core->queue_count; i++)
+		if (core->queue_at[i] && core->queue_at[i]->vmta == vmta)
+			best = busier(best, core->queue_at[i]);
 	return best;
 }
 
@@ -481,7 +494,9 @@ int core_why_queue(const struct core *core, struct str target, struct core_why *
 	const struct lane *lane = q ? NULL : lane_named(core, target);
 
 	if (!q && !lane)
-		q = busiest(core, target);
+		q = busiest_there(core, target);
+	if (!q && !lane)
+		q = busiest_of_vmta(core, target);
 	if (!q && !lane)
 		lane = lane_of_tenant(core, target);
 	if (!q && !lane)
