@@ -530,12 +530,14 @@ static void nowhere(
 static void wait_for(struct core *core, struct queue *q, struct domain *d, const struct obstacle *o)
 {
 	int64_t until = first_until(q, place_route(core, q, d), core->now);
+	struct claims also = {.n = 0};
 
 	if (o->blocked_ms < until)
 		until = o->blocked_ms;
 	if (until != NEVER) /* an address that failed, or a source, may be back before */
 		queue_wake_at(core, q, until);
-	limit_wait_any(core, &o->any, LINE_OPEN, &q->grant);
+	seat_candidates(core, q, &also);
+	limit_wait_any(core, &o->any, LINE_OPEN, &q->grant, &also);
 }
 
 void grant_unwait(struct core *core, struct queue *q)
@@ -627,6 +629,36 @@ static void make_room(struct core *core, struct queue *q)
 		conn_close(core, OWNER(q->idle.prev, struct conn, in_ready), false);
 }
 
+/* The source whose turn it would be. */
+static void claim_source(struct core *core, struct queue *q, struct claims *also)
+{
+	const struct vmta *v = vmta_acting(core, q->vmta);
+	unsigned looks = CORE_LOOK;
+
+	for (size_t i = 0; i < v->source_count && looks; i++, looks--) {
+		struct name *source = v->sources[(v->turn + i) % v->source_count].address;
+		struct path *p = dest_path_find(q->dest, source);
+		int64_t when = 0;
+
+		if (source_disabled(core, q, source) || (p && p->blocked_ms > core->now) ||
+		    seat_refuses_source(core, q, p, source, &when))
+			continue;
+		source_candidates(core, p, source, also);
+		return;
+	}
+}
+
+/* A limit is in the way of any connection. */
+static void wait_whatever(struct core *core, struct queue *q, struct limiter *l)
+{
+	const struct alternatives only = {.limit = {l}, .n = 1};
+	struct claims also = {.n = 0};
+
+	seat_candidates(core, q, &also);
+	claim_source(core, q, &also);
+	limit_wait_any(core, &only, LINE_OPEN, &q->grant, &also);
+}
+
 /* May it open one more now, whatever the source? Waits in line if a limit is in the way. */
 static bool may_open(struct core *core, struct queue *q, unsigned *worker)
 {
@@ -641,7 +673,7 @@ static bool may_open(struct core *core, struct queue *q, unsigned *worker)
 	limit_rank(&q->grant, q->limit.used == 0, q->v.priority);
 	l = seat_refuses_queue(core, q, &when);
 	if (l) {
-		limit_wait(core, l, LINE_OPEN, &q->grant);
+		wait_whatever(core, q, l);
 		return false;
 	}
 	*worker = choose_worker(core);
@@ -705,8 +737,11 @@ static job_ref opener(struct core *core, struct queue *q, job_ref next)
 		else if (ref == next || place_is_here(core, q, core_at(core, ref)))
 			return ref;
 	}
+	any.cut |= looks == 0;
 	if (any.n)
-		limit_wait_any(core, &any, LINE_OPEN, &q->grant);
+		limit_wait_any(core, &any, LINE_OPEN, &q->grant, NULL);
+	else
+		grant_unwait(core, q);
 	return 0;
 }
 

@@ -209,9 +209,11 @@ struct limiter;
 enum waiter_kind { WAITER_GRANT, WAITER_SEND, WAITER_LANE };
 struct waiter { /* in a queue (twice) and in a lane; stands in one line at most */
 	struct limiter *at;
-	struct waiter *more; /* owned: where any of several would do, in the lines of the others */
+	struct waiter *more; /* owned: where any of several would do, in the lines of the others;
+			      * and its claims */
 	struct waiter *of;   /* of one of these: whose */
 	uint32_t more_count;
+	int64_t claim_ms; /* of a claim: until when the place is kept though there is room */
 	uint64_t key, ticket; /* ticket: kept while it goes from line to line; 0: none */
 	uint32_t place;
 	uint8_t kind, line;
@@ -239,6 +241,12 @@ struct alternatives { /* limits of which any one that frees may be enough, the f
 		       */
 	struct limiter *limit[ALTERNATIVES];
 	int64_t when[ALTERNATIVES];
+	uint32_t n;
+	bool cut; /* there were more: whoever waits looks again in CORE_CALL */
+};
+enum { CLAIMS = 24 };
+struct claims { /* what would have to be there as well when the wait is over */
+	struct limiter *limit[CLAIMS];
 	uint32_t n;
 };
 struct limit { /* a queue's connections; nobody else waits for these */
@@ -1285,9 +1293,11 @@ int64_t limiter_frees_ms(const struct core *core, const struct limiter *l, enum 
 /* Says where w stands among others: before it is checked or waits. */
 void limit_rank(struct waiter *w, bool starved, uint32_t priority);
 void limit_wait(struct core *core, struct limiter *l, enum limit_line line, struct waiter *w);
-void limit_wait_any(
-    struct core *core, const struct alternatives *any, enum limit_line line, struct waiter *w);
+/* `also`: may be claimed until the first of them frees; NULL: nothing. */
+void limit_wait_any(struct core *core, const struct alternatives *any, enum limit_line line,
+    struct waiter *w, const struct claims *also);
 void limit_alternative(struct alternatives *any, struct limiter *l, int64_t when);
+void limit_candidate(struct claims *also, const struct budget *b, enum limit_line line);
 /* Out of its line; done: it got what it waited for, and stands at the end the next time. */
 void limit_leave(struct core *core, struct waiter *w, bool done);
 void limit_used(struct core *core, struct budget *b); /* counts of connections have changed */
@@ -1317,6 +1327,11 @@ struct limiter *send_refuses_lane(const struct core *core, const struct lane *la
 struct limiter *send_refuses_queue(const struct core *core, const struct queue *q, uint64_t *most);
 struct limiter *send_refuses_conn(
     const struct core *core, const struct conn *c, uint64_t *most, int64_t *when);
+/* What a claim may be laid on while something else holds it: limit.c. c NULL: whichever. */
+void send_candidates(const struct queue *q, const struct conn *c, struct claims *also);
+void seat_candidates(const struct core *core, const struct queue *q, struct claims *also);
+void source_candidates(const struct core *core, const struct path *p, const struct name *source,
+    struct claims *also);
 bool send_is_limited(const struct core *core, const struct conn *c, const struct lane *lane);
 /* Of mail that goes nowhere: the queue's and the lane's. */
 void send_spend_queue(struct core *core, const struct queue *q, const struct lane *lane,

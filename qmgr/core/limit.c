@@ -89,6 +89,15 @@ static struct line *line_of(const struct waiter *w)
 	return &w->at->line[w->line];
 }
 
+static void set_key(struct waiter *w, uint64_t key)
+{
+	if (w->at)
+		line_remove(line_of(w), w);
+	w->key = key;
+	if (w->at)
+		line_add(line_of(w), w);
+}
+
 void limit_rank(struct waiter *w, bool starved, uint32_t priority)
 {
 	uint64_t rank = PRIORITY_MOST - (priority < PRIORITY_MOST ? priority : PRIORITY_MOST);
@@ -96,11 +105,9 @@ void limit_rank(struct waiter *w, bool starved, uint32_t priority)
 
 	if (w->key == key)
 		return;
-	if (w->at)
-		line_remove(line_of(w), w);
-	w->key = key;
-	if (w->at)
-		line_add(line_of(w), w);
+	set_key(w, key);
+	for (uint32_t i = 0; i < w->more_count; i++)
+		set_key(&w->more[i], key);
 }
 
 /* ---- room ---- */
@@ -222,6 +229,8 @@ static int64_t wake_line(struct core *core, struct limiter *l, enum limit_line l
 		return NEVER;
 	if (!has_room(core, l, line))
 		return limiter_frees_ms(core, l, line);
+	if (ln->heap[0]->claim_ms > core->now)
+		return ln->heap[0]->claim_ms;
 	if (call_lanes(core, l, ln))
 		return core->now + CORE_CALL;
 	if (ln->n)
@@ -317,8 +326,10 @@ void limit_alternative(struct alternatives *any, struct limiter *l, int64_t when
 	for (uint32_t i = 0; i < any->n; i++)
 		if (any->limit[i] == l)
 			return;
-	if (any->n == ALTERNATIVES)
+	if (any->n == ALTERNATIVES) {
+		any->cut = true;
 		return;
+	}
 	any->limit[any->n] = l;
 	any->when[any->n++] = when;
 	for (uint32_t i = any->n - 1; i && any->when[i] < any->when[i - 1]; i--) {
@@ -332,26 +343,92 @@ void limit_alternative(struct alternatives *any, struct limiter *l, int64_t when
 	}
 }
 
-void limit_wait_any(
-    struct core *core, const struct alternatives *any, enum limit_line line, struct waiter *w)
+/* ---- claims ---- */
+
+void limit_candidate(struct claims *also, const struct budget *b, enum limit_line line)
 {
-	struct waiter *more;
+	for (int kind = 0; b && kind < LIMIT_KINDS; kind++)
+		if (b->of[kind] && matters(b->of[kind], line) && also->n < CLAIMS)
+			also->limit[also->n++] = b->of[kind];
+}
+
+static bool is_first(const struct line *ln, const struct waiter *w)
+{
+	return ln->n == 0 || w->key <= ln->heap[0]->key;
+}
+
+/* What a claim may cost: the time in which one token comes, or of all connections together a
+ * second. */
+static int64_t worth_ms(const struct limiter *l)
+{
+	uint64_t each = l->kind == LIMIT_BYTES ? CORE_LEAD_BYTES : 1;
+	level_t ms;
+
+	if (l->kind == LIMIT_CONNS)
+		return SECOND / (l->max ? l->max : 1);
+	ms = ((level_t)each * l->bucket.rate.per_ms + (level_t)l->bucket.rate.n - 1) /
+	     (level_t)l->bucket.rate.n;
+	return ms < DAY ? (int64_t)ms : DAY;
+}
+
+static bool has_place(const struct waiter *w, const struct limiter *l)
+{
+	bool has = w->at == l;
+
+	for (uint32_t i = 0; i < w->more_count; i++)
+		has |= w->more[i].at == l;
+	return has;
+}
+
+static void also_at(struct core *core, struct waiter *w, struct limiter *l, int64_t claim_ms)
+{
+	struct waiter *also = &w->more[w->more_count++];
+
+	also->kind = w->kind;
+	also->of = w;
+	also->key = w->key;
+	also->ticket = w->ticket;
+	also->claim_ms = claim_ms;
+	limit_wait(core, l, (enum limit_line)w->line, also);
+}
+
+/* w is the next one where it waits: it keeps its place where it could go, if what it waits for
+ * comes faster. Nobody else takes what its queue's own limits let through. */
+static void claim(struct core *core, struct waiter *w, const struct claims *candidates)
+{
+	enum limit_line line = (enum limit_line)w->line;
+	int64_t until = limiter_frees_ms(core, w->at, line), waits = until - core->now;
+
+	if (waits <= 0 || line_of(w)->heap[0] != w || w->at->budget->scope == SCOPE_QUEUE)
+		return;
+	for (uint32_t i = 0; i < candidates->n; i++) {
+		struct limiter *l = candidates->limit[i];
+
+		if (waits <= worth_ms(l) && worth_ms(w->at) <= worth_ms(l) &&
+		    has_room(core, l, line) && is_first(&l->line[line], w) && !has_place(w, l))
+			also_at(core, w, l, until);
+	}
+}
+
+void limit_wait_any(struct core *core, const struct alternatives *any, enum limit_line line,
+    struct waiter *w, const struct claims *also)
+{
+	uint32_t most = any->n - 1 + (also ? also->n : 0);
 
 	limit_wait(core, any->limit[0], line, w);
-	if (any->n == 1)
+	if (any->cut)
+		queue_wake_at(core, queue_of(w), core->now + CORE_CALL);
+	if (most == 0)
 		return;
-	more = xcalloc(any->n - 1, sizeof(*more));
-	w->more = more;
-	w->more_count = any->n - 1;
-	for (uint32_t i = 1; i < any->n; i++) {
-		struct waiter *also = &more[i - 1];
-
-		also->kind = w->kind;
-		also->of = w;
-		also->key = w->key;
-		also->ticket = w->ticket;
-		limit_wait(core, any->limit[i], line, also);
-	}
+	w->more = xcalloc(most, sizeof(*w->more));
+	for (uint32_t i = 1; i < any->n; i++)
+		also_at(core, w, any->limit[i], 0);
+	if (also)
+		claim(core, w, also);
+	if (w->more_count)
+		return;
+	free(w->more);
+	w->more = NULL;
 }
 
 /* ---- life ---- */

@@ -499,6 +499,24 @@ struct limiter *seat_refuses_peer(const struct core *core, const struct queue *q
 	return worst;
 }
 
+void seat_candidates(const struct core *core, const struct queue *q, struct claims *also)
+{
+	limit_candidate(also, core->total, LINE_OPEN);
+	for (uint32_t i = 0; i < q->shared_count; i++)
+		limit_candidate(also, q->shared[i], LINE_OPEN);
+}
+
+void source_candidates(
+    const struct core *core, const struct path *p, const struct name *source, struct claims *also)
+{
+	if (p)
+		limit_candidate(also, p->own, LINE_OPEN);
+	if (p && p->warm)
+		limit_candidate(also, p->warm->budget, LINE_OPEN);
+	if (core->configured_count)
+		limit_candidate(also, budget_find(core, SCOPE_SOURCE, name_str(source)), LINE_OPEN);
+}
+
 /* ---- what holds a transaction back ---- */
 
 static struct limiter *check_send(const struct core *core, const struct budget *b,
@@ -548,6 +566,18 @@ struct limiter *send_refuses_conn(
 	if (c->path->warm)
 		worst = check_send(core, c->path->warm->budget, w, worst, when, most);
 	return check_send(core, c->source, w, worst, when, most);
+}
+
+void send_candidates(const struct queue *q, const struct conn *c, struct claims *also)
+{
+	for (uint32_t i = 0; i < q->shared_count; i++)
+		limit_candidate(also, q->shared[i], LINE_SEND);
+	if (!c)
+		return;
+	limit_candidate(also, c->path->own, LINE_SEND);
+	limit_candidate(also, c->source, LINE_SEND);
+	if (c->path->warm)
+		limit_candidate(also, c->path->warm->budget, LINE_SEND);
 }
 
 static bool limits_sending(const struct budget *b)

@@ -227,8 +227,23 @@ static job_ref next_job(struct core *core, struct queue *q, unsigned *budget, ui
 
 static enum send_found hold(struct core *core, struct queue *q, struct limiter *l)
 {
-	limit_wait(core, l, LINE_SEND, &q->send);
+	const struct alternatives only = {.limit = {l}, .n = 1};
+	struct claims also = {.n = 0};
+
+	send_candidates(
+	    q, link_alone(&q->idle) ? NULL : OWNER(q->idle.next, struct conn, in_ready), &also);
+	limit_wait_any(core, &only, LINE_SEND, &q->send, &also);
 	return SEND_HELD;
+}
+
+/* Any one of its connections would do. */
+static enum send_found spare(struct core *core, struct queue *q, const struct alternatives *any)
+{
+	struct claims also = {.n = 0};
+
+	send_candidates(q, NULL, &also);
+	limit_wait_any(core, any, LINE_SEND, &q->send, &also);
+	return SEND_SPARE;
 }
 
 static enum send_found find(struct core *core, struct queue *q, struct core_decision *out)
@@ -268,10 +283,7 @@ static enum send_found find(struct core *core, struct queue *q, struct core_deci
 		send(core, c, ref, held.tokens, out);
 		return SEND_ONE;
 	}
-	if (held.by.n == 0)
-		return SEND_NONE;
-	limit_wait_any(core, &held.by, LINE_SEND, &q->send);
-	return SEND_SPARE;
+	return held.by.n ? spare(core, q, &held.by) : SEND_NONE;
 }
 
 /* type = "discard": delivered, as far as anybody is told, at the rate at which it would be sent. */

@@ -58,9 +58,11 @@ static void lines_limiter(const struct core *core, struct limiter *l)
 			starved += !(ln->heap[i]->key >> 63);
 		}
 		assert_int_equal(starved, ln->starved);
-		if (at <= core->now && ln->heap[0]->kind != WAITER_LANE)
-			fail_msg("%s is first at %s, which has room", lines_queue(ln->heap[0])->name,
-			    l->budget->key);
+		if (ln->heap[0]->claim_ms > core->now && ln->heap[0]->claim_ms > at)
+			at = ln->heap[0]->claim_ms; /* its queue has its own alarm till then */
+		else if (at <= core->now && ln->heap[0]->kind != WAITER_LANE)
+			fail_msg("%s is first at %s, which has room",
+			    lines_queue(ln->heap[0])->name, l->budget->key);
 		if (at <= core->now)
 			at = core->now + CORE_CALL; /* lanes were called: the next ones then */
 		if (at != NEVER && !(armed && l->timer.node.at_ms <= at))
