@@ -17,6 +17,8 @@ _Noreturn void bug_at(const char *file, int line, const char *what);
 /* malloc family that calls bug() when memory is gone: every queue and line is bounded before, so
  * that running out is our mistake, not a peer's. */
 void *xmalloc(size_t n) MUST_USE;
+/* At the beginning of a cache line, for arrays of what is 64 bytes: each of them is one miss. */
+void *xmalloc_lines(size_t n) MUST_USE;
 void *xcalloc(size_t n, size_t size) MUST_USE;
 void *xrealloc(void *p, size_t n) MUST_USE;
 char *xstrdup(const char *s) MUST_USE;

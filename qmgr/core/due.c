@@ -9,11 +9,14 @@
  * stalls nothing. What is farther away than level 2 reaches (a year) stands in its last slot and is
  * looked at again.
  *
- * What stands in a slot are batches: one for each lane that has jobs there, found by hash. So a
- * lane's waiting jobs can be walked without meeting anybody else's: it links its batches, in the
- * order in which they were made. A batch is 64 bytes; far away, where a slot is minutes or hours
- * wide, many jobs share one, and ten million jobs of a few lanes cost nothing beyond themselves.
- * A batch is made with its first job and goes with its last one, whoever takes that away.
+ * What stands in a slot are batches: one for each lane that has jobs there, found by hash, or by
+ * being the slot's last one. What is brought down to level 0 asks for the last one only, and its
+ * batches are in no table: it comes lane by lane, so that few are made that could have been one,
+ * and each of these may be a single job's, which then costs no more than that. So a lane's waiting
+ * jobs can be walked without meeting anybody else's: it links its batches, in the order in which
+ * they were made. A batch is 64 bytes; far away, where a slot is minutes or hours wide, many jobs
+ * share one, and ten million jobs of a few lanes cost nothing beyond themselves. A batch is made
+ * with its first job and goes with its last one, whoever takes that away.
  */
 #include "qmgr/core/internal.h"
 #include <stdlib.h>
@@ -66,7 +69,7 @@ static struct batch *batch_new(struct due *due)
 	must(due->used < LIST_BATCH);
 	if (due->used / JOB_SLAB >= due->slab_count) {
 		due->slabs = xrealloc(due->slabs, (due->slab_count + 1) * sizeof(struct batch *));
-		due->slabs[due->slab_count++] = xmalloc(JOB_SLAB * sizeof(struct batch));
+		due->slabs[due->slab_count++] = xmalloc_lines(JOB_SLAB * sizeof(struct batch));
 	}
 	b = due_batch(due, due->used);
 	b->number = due->used++;
@@ -79,38 +82,64 @@ static uint64_t batch_hash(const struct lane *lane, uint32_t slot)
 	return hash_mix((uint64_t)lane->index << 12 | slot, 0);
 }
 
-static struct batch *batch_get(struct due *due, struct lane *lane, uint32_t slot)
+static struct batch *batch_make(struct due *due, struct lane *lane, uint32_t slot)
 {
-	uint64_t hash = batch_hash(lane, slot);
-	struct node *n = table_first(&due->batches, hash);
-	struct batch *b;
+	struct batch *b = batch_new(due);
 
-	if (n)
-		return OWNER(n, struct batch, node);
-	b = batch_new(due);
 	b->list = (struct job_list){0, 0};
 	b->seq = ++due->seq;
+	b->node.hash = 0;
 	link_init(&b->in_slot);
 	link_init(&b->in_lane);
 	link_append(&due->slot[slot], &b->in_slot);
 	link_append(&lane->waiting, &b->in_lane);
+	due->last[slot] = lane->index;
+	due->live++;
+	return b;
+}
+
+static struct batch *batch_get(struct due *due, struct lane *lane, uint32_t slot, bool down)
+{
+	uint64_t hash;
+	struct node *n;
+	struct batch *b;
+
+	if (due->last[slot] == lane->index)
+		return OWNER(due->slot[slot].prev, struct batch, in_slot);
+	if (down && slot < DUE_SLOTS)
+		return batch_make(due, lane, slot);
+	hash = batch_hash(lane, slot);
+	n = table_first(&due->batches, hash);
+	if (n)
+		return OWNER(n, struct batch, node);
+	b = batch_make(due, lane, slot);
 	table_add(&due->batches, &b->node, hash);
 	return b;
+}
+
+/* The slot whose last batch this is, or one that there is not. */
+static size_t ends_slot(const struct due *due, const struct batch *b)
+{
+	return ((uintptr_t)b->in_slot.next - (uintptr_t)due->slot) / sizeof(due->slot[0]);
 }
 
 void due_empty(struct core *core, struct queue *q, uint32_t number)
 {
 	struct due *due = &core->due;
 	struct batch *b = due_batch(due, number);
+	size_t slot = ends_slot(due, b);
 
 	if (q->pass.batch == &b->in_lane)
 		q->pass.batch = b->in_lane.next;
+	if (slot < COUNT_OF(due->last))
+		due->last[slot] = 0;
 	link_remove(&b->in_slot);
 	link_remove(&b->in_lane);
-	table_remove(&due->batches, &b->node);
+	if (b->node.hash)
+		table_remove(&due->batches, &b->node);
 	b->node.next = due->free ? &due->free->node : NULL;
 	due->free = b;
-	if (due->batches.count == 0)
+	if (--due->live == 0)
 		slabs_shrink(due, 1);
 }
 
@@ -147,7 +176,7 @@ static int64_t wake_ms(const struct core *core, const struct job *j)
 	return event < due ? event : due;
 }
 
-void due_add(struct core *core, job_ref ref)
+static void add(struct core *core, job_ref ref, bool down)
 {
 	struct due *due = &core->due;
 	const struct job *j = core_at(core, ref);
@@ -156,7 +185,13 @@ void due_add(struct core *core, job_ref ref)
 
 	if (slot < DUE_SLOTS)
 		due->bits[slot / 64] |= UINT64_C(1) << slot % 64;
-	job_append(core, LIST_BATCH | batch_get(due, core->lane_at[j->lane], slot)->number, ref);
+	job_append(
+	    core, LIST_BATCH | batch_get(due, core->lane_at[j->lane], slot, down)->number, ref);
+}
+
+void due_add(struct core *core, job_ref ref)
+{
+	add(core, ref, false);
 }
 
 /* It is being brought down: what is gone from it stands in later batches now. */
@@ -180,6 +215,28 @@ static job_ref slot_head(const struct due *due, uint32_t slot)
 	return link_alone(l) ? 0 : OWNER(l->next, struct batch, in_slot)->list.head;
 }
 
+/* Of ten million jobs none is in the cache, nor is its batch, nor those beside it: what the step
+ * after next will want is asked for while this one is done. (always_inline: gcc takes a function
+ * that does nothing else for one without effect.) */
+static inline __attribute__((always_inline)) void look_ahead(
+    struct core *core, uint32_t slot, job_ref ref)
+{
+	struct link *head = &core->due.slot[slot], *next = head->next->next;
+	uint32_t behind = core_at(core, ref)->next;
+	struct batch *b;
+
+	if (!(behind & LIST_END))
+		__builtin_prefetch(core_at(core, behind), 1);
+	next = next == head ? head : next->next;
+	if (next == head)
+		return;
+	b = OWNER(next, struct batch, in_slot);
+	__builtin_prefetch(b->in_slot.next, 1);
+	__builtin_prefetch(b->in_lane.next, 1);
+	__builtin_prefetch(b->in_lane.prev, 1);
+	__builtin_prefetch(core_at(core, b->list.head), 1);
+}
+
 /* Brings a slot's jobs down a level (or to where their time has moved). True: it is empty. */
 static bool bring_down(struct core *core, uint32_t slot, unsigned *budget)
 {
@@ -189,8 +246,9 @@ static bool bring_down(struct core *core, uint32_t slot, unsigned *budget)
 		if (*budget == 0)
 			return false;
 		--*budget;
+		look_ahead(core, slot, ref);
 		job_unlink(core, ref);
-		due_add(core, ref);
+		add(core, ref, true);
 	}
 	return true;
 }
@@ -204,13 +262,15 @@ static bool prepare(struct core *core, int64_t turn, unsigned *budget)
 
 static void fire(struct core *core, job_ref ref)
 {
-	struct job *j = core_at(core, ref);
+	/* Before its state changes, which shares a word with it: what is stored in part and loaded
+	 * whole waits for all stores before it. */
+	int64_t due = (int64_t)core_at(core, ref)->due_ms;
 
 	job_unlink(core, ref);
 	job_state(core, ref, JOB_UNROUTED);
 	if (outcome_aged(core, ref))
 		return;
-	if ((int64_t)j->due_ms > core->now)
+	if (due > core->now)
 		outcome_wait(core, ref);
 	else
 		outcome_place(core, ref, false);
@@ -248,6 +308,7 @@ bool due_advance(struct core *core, unsigned *budget)
 			if (*budget == 0)
 				return true;
 			--*budget;
+			look_ahead(core, slot, ref);
 			fire(core, ref);
 		}
 		due->bits[slot / 64] &= ~(UINT64_C(1) << slot % 64);

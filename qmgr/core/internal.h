@@ -134,7 +134,7 @@ struct job_store {
 	uint64_t messages;
 };
 struct batch {		  /* jobs of one lane that wait in one slot of the due wheel */
-	struct node node; /* by lane and slot; the hash is the key itself, mixed */
+	struct node node; /* by lane and slot; the hash is the key itself, mixed; 0: in no table */
 	struct job_list list;
 	uint32_t number; /* its list is LIST_BATCH | number */
 	uint32_t seq;	 /* of its making: each lane's batches stand in this order */
@@ -144,11 +144,12 @@ _Static_assert(sizeof(struct batch) == 64, "one per lane and slot, however few t
 struct due {
 	struct link slot[DUE_LEVELS * DUE_SLOTS];
 	uint64_t bits[DUE_SLOTS / 64]; /* of level 0: slots that may hold jobs */
+	uint32_t last[DUE_LEVELS * DUE_SLOTS]; /* the lane of a slot's last batch; 0: ask nobody */
 	int64_t tick;		       /* the next second to handle */
 	struct job_list doubt;
 	struct table batches;
 	struct batch **slabs; /* owned */
-	uint32_t slab_count, used, seq;
+	uint32_t slab_count, used, seq, live;
 	struct batch *free; /* chain through node.next */
 };
 static inline struct job *job_at(const struct job_store *s, job_ref ref)

@@ -179,7 +179,7 @@ job_ref job_new(struct core *core)
 		must(s->used < LIST_END);
 		if (s->used / JOB_SLAB >= s->slab_count) {
 			s->slabs = xrealloc(s->slabs, (s->slab_count + 1) * sizeof(*s->slabs));
-			s->slabs[s->slab_count++] = xmalloc(JOB_SLAB * sizeof(**s->slabs));
+			s->slabs[s->slab_count++] = xmalloc_lines(JOB_SLAB * sizeof(**s->slabs));
 		}
 		ref = s->used++;
 	}
