@@ -140,11 +140,15 @@ static void nearer(const char *key, const char *candidate, size_t *best, const c
 	}
 }
 
-/* The lists whose entries have such a key: "providers or domains". False: none has. */
+/* The lists whose entries have such a key: "providers or domains". False: none has, or it is better
+ * known as a list itself, as domains is. */
 static bool lists_with(const char *key, char out[200])
 {
 	bool told[CONF_SECTION_COUNT] = {false};
 	size_t n = 0;
+	for (size_t i = 1; i < conf_place_count; i++)
+		if (strcmp(conf_places[i].key, key) == 0)
+			return false;
 	for (size_t i = 1; i < conf_place_count; i++) {
 		enum conf_section_type section = conf_places[i].section;
 		size_t opt = conf_first_opt(section), end = opt + conf_opts_of(section);
