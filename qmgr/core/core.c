@@ -177,7 +177,8 @@ void core_configure(struct core *core, const struct conf *conf, int64_t now_ms)
 
 static struct lane *lane_for(struct core *core, const struct core_add *a, struct domain *d)
 {
-	struct name *tenant = name_get(core, tenant_for(core, a->tenant)), *campaign = name_get(core, a->campaign);
+	struct name *tenant = name_get(core, tenant_for(core, a->tenant)),
+		    *campaign = name_get(core, a->campaign);
 	struct lane *lane;
 	struct place p;
 

@@ -504,11 +504,9 @@ int core_result(struct core *core, uint64_t transaction, const struct rcpt_resul
 	}
 	c = tx->conn;
 	lane = lane_of(core, tx);
-	rules_reply(core, &(struct rule_reply){.queue = c->queue,
-			      .conn = c,
-			      .lane = lane,
-			      .results = results,
-			      .count = n});
+	rules_reply(
+	    core, &(struct rule_reply){
+		      .queue = c->queue, .conn = c, .lane = lane, .results = results, .count = n});
 	for (size_t i = 0; i < n; i++) {
 		uint32_t at = find_job(core, tx, results[i].ordinal, hint);
 

@@ -122,7 +122,7 @@ smtp-pattern-lists = ( { name = "google"; rules = (
         self.assertLessEqual(count, len(refused))
         view = self.tenant(suite, "a")
         self.assertGreater(view["recipients"], 1000)  # held, not bounced
-        self.assertEqual(1, view["queues_paused"])
+        self.assertLess(view["queues_paused"], view["queues"])
         self.refusing = False
         # kill -9 changes nothing
         os.kill(next(iter(suite.workers("qmgr"))), signal.SIGKILL)

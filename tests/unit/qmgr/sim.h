@@ -649,6 +649,7 @@ static SIM_DEAD void sim_rules(struct sim *s, const char *lists)
 }
 static void sim_hits(struct sim *s, const struct rcpt_result *r, size_t n)
 {
+	static char objects[HITS_MAX * 4][HIT_OBJECT_MAX + 1];
 	struct rule_hit hits[HITS_MAX * 4], found[HITS_MAX];
 	size_t count = 0;
 
@@ -662,8 +663,8 @@ static void sim_hits(struct sim *s, const struct rcpt_result *r, size_t n)
 
 		for (size_t j = 0; j < k; j++) {
 			found[j].ordinal = r[i].ordinal;
-			found[j].object = STR(""); /* a view of the matcher's */
-			found[j].object_kind = HIT_NOTHING;
+			str_copy(objects[count], sizeof(objects[count]), found[j].object);
+			found[j].object = str_of(objects[count]); /* it was the matcher's */
 			hits[count++] = found[j];
 		}
 	}
