@@ -379,7 +379,7 @@ bool rules_verdict(struct core *core, uint16_t ordinal, struct rule_verdict *v)
 
 struct firing {
 	const struct rule_reply *reply;
-	const struct known *known;
+	struct known *known;
 	const struct rule_hit *hit;
 	struct window *window; /* NULL: none was needed */
 	struct str object;
@@ -563,11 +563,21 @@ static void set_party(struct core *core, const struct firing *f, const struct ru
 		cannot(core, f, "too much is set already: nothing is set");
 }
 
+static bool may_alert(const struct core *core, struct known *k)
+{
+	if (k->alerts_ms == 0 || core->now - k->alerts_ms >= RULE_ALERT_PAUSE) {
+		k->alerts_ms = core->now;
+		k->alerts = 0;
+	}
+	return k->alerts++ < RULE_ALERTS;
+}
+
 static void alert(struct core *core, const struct firing *f, const char *to)
 {
 	struct window *w = f->window;
 
-	if (w->alert_ms && core->now - w->alert_ms < RULE_ALERT_PAUSE)
+	if ((w->alert_ms && core->now - w->alert_ms < RULE_ALERT_PAUSE) ||
+	    !may_alert(core, f->known))
 		return;
 	w->alert_ms = core->now;
 	event_push(core, &(struct core_event){.kind = EVENT_ALERT,

@@ -17,6 +17,8 @@ enum {
 };
 /* An alert of one rule about one thing is not sent again for so long: a storm is one mail. */
 #define RULE_ALERT_PAUSE (10 * MINUTE)
+/* Nor are more than so many of one rule, whatever things the remotes name in their replies. */
+enum { RULE_ALERTS = 20 };
 /* An action on all queues of a provider or virtual MTA looks at all: at most once in that time. */
 #define RULE_WIDE_PAUSE SECOND
 
@@ -26,6 +28,8 @@ struct known { /* a rule */
 	const struct rule_list *list;
 	bool backoff; /* has mode=backoff among its actions */
 	uint64_t matches, firings;
+	int64_t alerts_ms; /* since when alerts are counted */
+	uint32_t alerts;
 };
 struct window_entry {
 	int64_t at_ms;

@@ -289,6 +289,31 @@ static void skip_mx_of_very_many_addresses(void **state)
 	sim_free(s);
 }
 
+/* Forty queues, or forty names that a hostile remote makes up: not forty mails. */
+static void alerts_of_one_rule(void **state)
+{
+	struct sim *s =
+	    world("", "{ reply = \"blocked\"; actions = [ \"alert=ops@out.example.com\" ]; }");
+	char name[64];
+
+	(void)state;
+	s->bounce_text = "554 5.7.1 blocked";
+	for (uint32_t i = 1; i <= 40; i++) {
+		snprintf(name, sizeof(name), "d%u.example", i);
+		sim_mx(sim_domain(s, name), 10, sim_host(s, name, HOST_OK));
+		s->host[s->host_count - 1].bounce = 100;
+		sim_mail(s, i);
+	}
+	sim_run(s, s->now + MINUTE);
+	assert_int_equal(told.fired, 40);
+	assert_int_equal(told.alerts, RULE_ALERTS);
+	sim_run(s, s->now + 10 * MINUTE);
+	sim_mail(s, 1);
+	sim_run(s, s->now + MINUTE);
+	assert_int_equal(told.alerts, RULE_ALERTS + 1);
+	sim_free(s);
+}
+
 /* ---- queues ---- */
 
 static void bounce_queue(void **state)
@@ -731,6 +756,7 @@ int main(void)
 	    cmocka_unit_test(first_of_conflicting),
 	    cmocka_unit_test(skip_mx),
 	    cmocka_unit_test(skip_mx_of_very_many_addresses),
+	    cmocka_unit_test(alerts_of_one_rule),
 	    cmocka_unit_test(bounce_queue),
 	    cmocka_unit_test(defer_queue),
 	    cmocka_unit_test(greeting_bounces),
