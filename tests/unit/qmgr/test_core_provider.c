@@ -418,6 +418,90 @@ static void providers_come_and_go(void **state)
 	sim_free(s);
 }
 
+/* ---- what the random life of test_core_chaos.c has found ---- */
+
+static const char literal[] =
+    "virtual-mtas = ( { name = \"a\"; sources = ( { address = \"192.0.2.1\"; } ); } );\n"
+    "providers = ( { name = \"google\"; mx = [ \"*.google.test\" ]; budget = { max-smtp-out = "
+    "2; }; } );\n"
+    "domains = ( { name = \"a.test\"; max-smtp-out = 2; }, { name = \"b.test\"; } );\n";
+
+/* A named domain turns out to be the provider's only when its route is known. */
+static void a_paused_provider_holds_who_comes_later(void **state)
+{
+	struct sim *s = sim_new(7, 1, literal);
+
+	(void)state;
+	sim_start(s);
+	sim_mx(sim_domain(s, "a.test"), 10, sim_host(s, "mx.google.test", HOST_OK));
+	sim_mail(s, 0);
+	assert_int_equal(
+	    core_pause(s->core, CORE_PROVIDER, STR("google"), STR(""), 0, STR("op"), s->now), 0);
+	sim_run(s, s->now + MINUTE);
+	assert_int_equal(s->grants, 0);
+	assert_int_equal(
+	    core_resume(s->core, CORE_PROVIDER, STR("google"), STR(""), STR("op"), s->now), 1);
+	sim_run(s, 0);
+	sim_free(s);
+}
+
+/* After a restart, connections that live count in the provider's budget before a route is known. */
+static void inherited_connections_count_at_the_provider(void **state)
+{
+	struct sim *s = sim_new(7, 1, literal);
+	size_t mx = sim_host(s, "mx.google.test", HOST_OK);
+
+	(void)state;
+	s->host[mx].latency_ms = 20000;
+	sim_start(s);
+	sim_mx(sim_domain(s, "a.test"), 10, mx);
+	sim_mx(sim_domain(s, "b.test"), 10, mx);
+	s->domain[0].latency_ms = 60000; /* its route is known late */
+	for (int i = 0; i < 200; i++)
+		sim_mail(s, 0);
+	while (s->conns.count < 2)
+		sim_run(s, s->now + 100);
+	sim_restart(s);
+	for (int i = 0; i < 200; i++)
+		sim_mail(s, 1);
+	for (int i = 0; i < 600; i++) {
+		sim_run(s, s->now + 100);
+		assert_true(s->conns.count <= 2);
+	}
+	sim_run(s, 0);
+	sim_free(s);
+}
+
+static uint64_t by_old; /* transactions from 192.0.2.1 */
+
+static void count_old(struct sim *s, const struct core_decision *d)
+{
+	if (d->kind == DECIDE_SEND)
+		by_old += strcmp(sim_conn(s, d->conn)->source, "192.0.2.1") == 0;
+}
+
+static void a_reload_takes_a_source_away(void **state)
+{
+	static const char other[] =
+	    "virtual-mtas = ( { name = \"a\"; sources = ( { address = \"192.0.2.2\"; } ); } );\n";
+	struct sim *s = sim_new(7, 1,
+	    "virtual-mtas = ( { name = \"a\"; sources = ( { address = \"192.0.2.1\"; } ); } );\n");
+
+	(void)state;
+	sim_start(s);
+	sim_mx(sim_domain(s, "a.test"), 10, sim_host(s, "mx.google.test", HOST_OK));
+	for (int i = 0; i < 2000; i++)
+		sim_mail(s, 0);
+	sim_run(s, s->now + 2000);
+	assert_true(s->conns.count > 0);
+	by_old = 0;
+	s->on_decision = count_old;
+	sim_configure(s, other);
+	sim_run(s, 0);
+	assert_int_equal(by_old, 0);
+	sim_free(s);
+}
+
 /* Ten thousand providers cost a look-up as much as one. */
 static void ten_thousand(void **state)
 {
@@ -451,6 +535,9 @@ int main(void)
 	    cmocka_unit_test(named_domain_inherits),
 	    cmocka_unit_test(rollup_can_be_disabled),
 	    cmocka_unit_test(providers_come_and_go),
+	    cmocka_unit_test(a_paused_provider_holds_who_comes_later),
+	    cmocka_unit_test(inherited_connections_count_at_the_provider),
+	    cmocka_unit_test(a_reload_takes_a_source_away),
 	    cmocka_unit_test(ten_thousand),
 	};
 
