@@ -119,7 +119,7 @@ class Mail(Commands):
         self.begin()
         self.mix()
         for words, n in ((["--tenant=acme"], 3), (["--campaign=news"], 2), (["--tenant=*"], 8),
-                         (["--tenant="], 4), (["--tenant=acme", "--campaign="], 1),
+                         (["--tenant=@*"], 3), (["--tenant="], 1), (["--tenant=acme", "--campaign="], 1),
                          (["--sender=b@other.test"], 1), (["--sender="], 1), (["--recipient=u*@twin.test"], 3),
                          (["--domain=twin.test"], 3), (["--queue=" + self.site], 8),
                          (["--queue=twin.test/main"], 3), (["--queue=%s/acme" % self.site], 3),
