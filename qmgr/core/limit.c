@@ -6,12 +6,31 @@
  * Nothing is polled. What is held back stands in one line, of the limiter that will free last, and
  * sleeps. When a limiter has room again, only the first of its line is woken; having taken what it
  * wanted, or not needing it any more, it leaves and the next is woken, as long as there is room.
- * Invariant: where a line is not empty and its limiter has room, the first one's queue is on the
- * list of those to look at; where there is none and time brings it, the limiter's timer is set.
  * Where any one of several may be enough (sources, addresses), it stands in the line of each.
  * Nobody overtakes a line: limit_check() refuses whoever stands behind its first. A line is a heap
  * by rank (queues without any connection, then priority) and ticket; the ticket is kept from line
- * to line, so that the oldest gets there first wherever it has to wait next.
+ * to line until it is served, so that the oldest gets there first wherever it has to wait next.
+ *
+ * Invariant, whenever every queue on the list of those to look at has been looked at:
+ * - who stands in a line has ready mail, is not held, and has what it wants to use (an idle
+ *   connection in a send line) or may have one more (in a line for connections); a lane stands in
+ *   a line if and only if it is parked for it;
+ * - where a line is not empty and its limiter has room, its first one is a claim whose end lies
+ *   ahead, or it was lanes that were called; the limiter's timer is set for then, at the latest;
+ * - where there is no room and time brings it, the timer is set for that time at the latest; where
+ *   a connection's end brings it, that end calls limit_used().
+ * So whoever takes a waiter out of a line, changes its rank or a limit, or leaves room, calls
+ * limiter_wake(); and a look at a queue ends in send_next() and grant_next() with each of its two
+ * waiters in the lines that hold it now, or in none. tests/unit/qmgr/lines.h checks it.
+ *
+ * Claims: who needs tokens of two contended budgets would hardly find both at once. The next in
+ * line at one limiter therefore keeps its place, as a claim, at those that it could pass already
+ * and whose tokens come more slowly, if what it waits for comes within the time of one such token:
+ * nobody passes there meanwhile. As ranks and tickets are the same in all lines, the oldest waits
+ * for tokens only, never for another's claim, and claims cannot block each other. A claim costs
+ * one token's time at most, which is lost only where the burst is 1, and the queue gets at least
+ * half of what it would if both were shared alike. Claims concern rates; slots of connections they
+ * keep for a second divided by their number only, and those of MX hosts and addresses not at all.
  *
  * A queue that opens a connection takes no message token yet: it may open one if the tokens of the
  * next second exceed the connections that are being opened. So a connection stands ready when its

@@ -159,6 +159,20 @@ static job_ref suits(struct core *core, struct conn *c, job_ref ref)
 	return look_for(core, c->queue, c);
 }
 
+/* The lane may send; else it is put into the line of what holds it. */
+static bool lane_may(struct core *core, struct lane *lane, uint64_t *tokens)
+{
+	struct limiter *l;
+
+	limit_rank(&lane->wait, false, lane->share->queue->v.priority);
+	l = send_refuses_lane(core, lane, tokens);
+	if (!l)
+		return true;
+	lane_park(core, lane, PARK_LIMIT);
+	limit_wait(core, l, LINE_SEND, &lane->wait);
+	return false;
+}
+
 /* Path and source let it send, and the lane, if it is not the one that was asked already. */
 static bool passes(struct core *core, const struct conn *c, job_ref ref, struct held *held)
 {
@@ -167,7 +181,7 @@ static bool passes(struct core *core, const struct conn *c, job_ref ref, struct 
 
 	if (!core->rates)
 		return true;
-	if (send_refuses_lane(core, core->lane_at[core_at(core, ref)->lane], &held->tokens))
+	if (!lane_may(core, core->lane_at[core_at(core, ref)->lane], &held->tokens))
 		return false;
 	l = send_refuses_conn(core, c, &held->tokens, &when);
 	if (l)
@@ -202,24 +216,19 @@ static struct conn *choose(
 	return NULL;
 }
 
-/* The next job whose lane may send; lanes that may not are put into the line of what holds them. */
+/* The next job whose lane may send. */
 static job_ref next_job(struct core *core, struct queue *q, unsigned *budget, uint64_t *tokens)
 {
 	job_ref ref;
 
 	while ((ref = send_vet(core, q, budget))) {
 		struct lane *lane = core->lane_at[core_at(core, ref)->lane];
-		struct limiter *l;
 
 		if (!core->rates)
 			return ref;
 		*tokens = CORE_TX_RCPTS;
-		limit_rank(&lane->wait, false, q->v.priority);
-		l = send_refuses_lane(core, lane, tokens);
-		if (!l)
+		if (lane_may(core, lane, tokens))
 			return ref;
-		lane_park(core, lane, PARK_LIMIT);
-		limit_wait(core, l, LINE_SEND, &lane->wait);
 		--*budget;
 	}
 	return 0;

@@ -54,6 +54,20 @@ static const struct conf_value *origin_of_own(
 	return origin_of(core, q, opts[kind]);
 }
 
+/* Those of a queue and of its paths are read from its domain's options. */
+static const struct conf_value *origin_of_limiter(
+    const struct core *core, const struct queue *q, const struct limiter *l)
+{
+	static const enum conf_opt of_path[LIMIT_KINDS] = {
+	    [LIMIT_CONNS] = CO_DOMAIN_source_ip_max_smtp_out,
+	    [LIMIT_CONNECTS] = CO_DOMAIN_source_ip_max_connect_rate,
+	    [LIMIT_MSGS] = CO_DOMAIN_source_ip_max_msg_rate};
+
+	if (l->budget == q->own)
+		return origin_of_own(core, q, l->kind);
+	return l->budget->scope == SCOPE_PATH ? origin_of(core, q, of_path[l->kind]) : l->origin;
+}
+
 static void view_limiter(
     const struct core *core, const struct limiter *l, struct core_limit_view *v)
 {
@@ -158,8 +172,7 @@ static void add_budget(const struct core *core, const struct budget *b, const st
 			continue;
 		view_limiter(core, b->of[kind], v);
 		v->binding = b->of[kind] == binding;
-		if (b == q->own)
-			v->origin = origin_of_own(core, q, (enum limit_kind)kind);
+		v->origin = origin_of_limiter(core, q, b->of[kind]);
 		views->n++;
 	}
 }
@@ -230,7 +243,7 @@ static void say_limit(const struct core *core, const struct queue *q, const stru
 	why->state = STR("limit");
 	why->binding = text_of(core, limit_name(l), " of ", str_of(l->budget->key));
 	why->until_ms = frees == NEVER || frees <= core->now ? 0 : frees;
-	why->origin = l->budget == q->own ? origin_of_own(core, q, l->kind) : l->origin;
+	why->origin = origin_of_limiter(core, q, l);
 	if (l->budget->scope == SCOPE_PARTY)
 		party_why(core, l->budget, why);
 }
