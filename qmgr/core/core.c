@@ -168,6 +168,7 @@ void core_configure(struct core *core, const struct conf *conf, int64_t now_ms)
 	party_configure(core);
 	state_configured(core);
 	conn_configured(core);
+	value_configured(core);
 	for (uint32_t i = 1; i <= core->queue_count; i++)
 		if (core->queue_at[i])
 			queue_dirty(core, core->queue_at[i]);

@@ -143,9 +143,9 @@ struct batch {		  /* jobs of one lane that wait in one slot of the due wheel */
 _Static_assert(sizeof(struct batch) == 64, "one per lane and slot, however few the jobs");
 struct due {
 	struct link slot[DUE_LEVELS * DUE_SLOTS];
-	uint64_t bits[DUE_SLOTS / 64]; /* of level 0: slots that may hold jobs */
+	uint64_t bits[DUE_SLOTS / 64];	       /* of level 0: slots that may hold jobs */
 	uint32_t last[DUE_LEVELS * DUE_SLOTS]; /* the lane of a slot's last batch; 0: ask nobody */
-	int64_t tick;		       /* the next second to handle */
+	int64_t tick;			       /* the next second to handle */
 	struct job_list doubt;
 	struct table batches;
 	struct batch **slabs; /* owned */
@@ -214,7 +214,7 @@ struct waiter { /* in a queue (twice) and in a lane; stands in one line at most 
 			      * and its claims */
 	struct waiter *of;   /* of one of these: whose */
 	uint32_t more_count;
-	int64_t claim_ms; /* of a claim: until when the place is kept though there is room */
+	int64_t claim_ms;     /* of a claim: until when the place is kept though there is room */
 	uint64_t key, ticket; /* ticket: kept while it goes from line to line; 0: none */
 	uint32_t place;
 	uint8_t kind, line;
@@ -316,6 +316,7 @@ bool value_literal(const struct core *core, struct str domain); /* `domains` nam
 const struct conf_node *value_domain(const struct core *core, struct str domain);
 void value_learn(struct core *core, const struct conf_node *parent); /* its sections */
 void value_configure(struct core *core, struct conf *conf);	     /* takes it */
+void value_configured(struct core *core);
 void value_fini(struct core *core);
 int64_t value_step(const int64_t *list, size_t n, uint32_t failures); /* failures counts from 1 */
 
@@ -761,7 +762,8 @@ struct core {
 	uint64_t seed, random;
 	int64_t now;
 	bool started;
-	struct conf *conf; /* owned */
+	struct conf *conf;	  /* owned */
+	struct conf *conf_before; /* owned: while queues still have values that point into it */
 	struct name *default_vmta, *host_name;
 	struct vmta *default_at; /* what vmta_default() says, which is asked for every message */
 	uint16_t default_port;
@@ -1331,8 +1333,8 @@ struct limiter *send_refuses_conn(
 /* What a claim may be laid on while something else holds it: limit.c. c NULL: whichever. */
 void send_candidates(const struct queue *q, const struct conn *c, struct claims *also);
 void seat_candidates(const struct core *core, const struct queue *q, struct claims *also);
-void source_candidates(const struct core *core, const struct path *p, const struct name *source,
-    struct claims *also);
+void source_candidates(
+    const struct core *core, const struct path *p, const struct name *source, struct claims *also);
 bool send_is_limited(const struct core *core, const struct conn *c, const struct lane *lane);
 /* Of mail that goes nowhere: the queue's and the lane's. */
 void send_spend_queue(struct core *core, const struct queue *q, const struct lane *lane,

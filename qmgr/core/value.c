@@ -266,7 +266,9 @@ static void forget_conf(struct core *core)
 	name_drop(core, core->default_vmta);
 	name_drop(core, core->host_name);
 	core->default_vmta = core->host_name = NULL;
-	conf_free(&core->conf);
+	conf_free(&core->conf_before);
+	core->conf_before = core->conf;
+	core->conf = NULL;
 }
 
 /* Does it say where mail goes, and not only how? */
@@ -329,4 +331,11 @@ void value_configure(struct core *core, struct conf *conf)
 void value_fini(struct core *core)
 {
 	forget_conf(core);
+	value_configured(core);
+}
+
+/* Every queue has its values of the new configuration: nothing points into the old one. */
+void value_configured(struct core *core)
+{
+	conf_free(&core->conf_before);
 }
