@@ -178,13 +178,17 @@ void core_configure(struct core *core, const struct conf *conf, int64_t now_ms)
 
 static struct lane *lane_for(struct core *core, const struct core_add *a, struct domain *d)
 {
-	struct name *tenant = name_get(core, tenant_for(core, a->tenant)),
-		    *campaign = name_get(core, a->campaign);
-	struct lane *lane;
+	struct name *tenant = name_get(core, tenant_for(core, a->tenant));
+	struct name *campaign = name_get(core, a->campaign);
+	struct lane *last = d->last_lane ? core->lane_at[d->last_lane] : NULL, *lane;
 	struct place p;
 
-	place_new(core, d, a->vmta, a->pool, &p);
-	lane = lane_get(core, p.queue, tenant, campaign, p.pool);
+	place_new(core, d, a->vmta, a->pool, last ? last->share->queue : NULL, &p);
+	if (last && lane_is(last, p.queue, tenant, campaign, p.pool))
+		lane = last;
+	else
+		lane = lane_get(core, p.queue, tenant, campaign, p.pool);
+	d->last_lane = lane->index;
 	name_drop(core, tenant);
 	name_drop(core, campaign);
 	name_drop(core, p.pool);
@@ -231,11 +235,16 @@ static void settle(struct core *core, job_ref ref)
 
 job_ref core_add(struct core *core, const struct core_add *a, int64_t now_ms)
 {
-	struct domain *d = domain_get(core, a->domain);
-	struct lane *lane = lane_for(core, a, d);
-	job_ref ref = job_new(core);
-	struct job *j = core_at(core, ref);
+	struct domain *d;
+	struct lane *lane;
+	struct job *j;
+	job_ref ref;
 
+	job_ahead(core, a->id); /* its look-up comes last and misses the cache */
+	d = domain_get(core, a->domain);
+	lane = lane_for(core, a, d);
+	ref = job_new(core);
+	j = core_at(core, ref);
 	core_clock(core, now_ms);
 	job_fill(j, a);
 	j->lane = lane->index;

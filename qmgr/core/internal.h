@@ -168,6 +168,7 @@ void job_store_fini(struct job_store *s);
 uint64_t job_store_bytes(const struct job_store *s);
 void job_index(struct core *core, job_ref ref); /* by its id; done by job_free() backwards */
 job_ref job_find(const struct core *core, uint64_t id);
+void job_ahead(struct core *core, uint64_t id); /* it will be looked for: into the cache */
 static inline uint32_t lane_list(uint32_t lane, enum lane_list which)
 {
 	return LIST_LANES + LANE_LISTS * lane + which;
@@ -460,6 +461,7 @@ struct domain {
 	struct name *name;
 	uint32_t index;
 	uint32_t jobs, conns;
+	uint32_t last_lane; /* of the mail that came last, if there still is one of that number */
 	bool literal, asking, queued; /* asking: at the resolver; queued: in resolve_fifo */
 	bool answered;		      /* class says something */
 	bool fixed;		      /* not a domain, but the smtp-hosts that its name is */
@@ -901,6 +903,8 @@ void lane_free(struct core *core, struct lane *lane);
 /* pool: from which its virtual MTA was drawn, or NULL. */
 struct lane *lane_get(struct core *core, struct queue *q, struct name *tenant,
     struct name *campaign, struct name *pool);
+bool lane_is(const struct lane *lane, const struct queue *q, const struct name *tenant,
+    const struct name *campaign, const struct name *pool);
 void lane_push(struct core *core, job_ref ref, bool front); /* READY, at its lane */
 void lane_take(struct core *core, job_ref ref);		    /* out of its list; loose */
 void lane_fly(struct core *core, job_ref ref);		    /* READY: it is sent, IN_FLIGHT */
@@ -1216,7 +1220,8 @@ void place_mail(struct core *core, struct domain *d, struct vmta *vmta, struct n
     struct queue *at, struct place *p);
 /* The same for mail that comes in, for a virtual MTA or pool ("": the default one). */
 void place_new(
-    struct core *core, struct domain *d, struct str vmta, struct str pool, struct place *p);
+    struct core *core, struct domain *d, struct str vmta, struct str pool, struct queue *at,
+    struct place *p); /* at: a guess, or NULL */
 /* A loose job, into its lane there. Its row is to be written if another virtual MTA has it now. */
 void place_move(struct core *core, job_ref ref, const struct place *p);
 /* Takes a job that stands ready or waits to a virtual MTA or pool: VISIT_REROUTE. */

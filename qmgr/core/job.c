@@ -113,6 +113,16 @@ job_ref job_find(const struct core *core, uint64_t id)
 	return ref;
 }
 
+void job_ahead(struct core *core, uint64_t id)
+{
+	const struct job_store *s = &core->jobs;
+	uint32_t behind = s->split < s->base ? *bucket_at(s, s->split) : 0;
+
+	__builtin_prefetch(bucket_of(s, id), 1);
+	if (behind) /* of the bucket that is divided next */
+		__builtin_prefetch(job_at(s, behind), 1);
+}
+
 void job_index(struct core *core, job_ref ref)
 {
 	struct job_store *s = &core->jobs;

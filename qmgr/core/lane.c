@@ -100,6 +100,13 @@ static uint32_t lane_number(struct core *core, struct lane *lane)
 	return i;
 }
 
+bool lane_is(const struct lane *lane, const struct queue *q, const struct name *tenant,
+    const struct name *campaign, const struct name *pool)
+{
+	return lane->share->queue == q && lane->share->tenant == tenant &&
+	       lane->campaign == campaign && lane->pool == pool;
+}
+
 struct lane *lane_find(const struct core *core, const struct queue *q, const struct name *tenant,
     const struct name *campaign, const struct name *pool)
 {
@@ -108,8 +115,7 @@ struct lane *lane_find(const struct core *core, const struct queue *q, const str
 	for (struct node *i = table_first(&core->lanes, hash); i; i = table_next(i)) {
 		struct lane *lane = OWNER(i, struct lane, node);
 
-		if (lane->share->queue == q && lane->share->tenant == tenant &&
-		    lane->campaign == campaign && lane->pool == pool)
+		if (lane_is(lane, q, tenant, campaign, pool))
 			return lane;
 	}
 	return NULL;

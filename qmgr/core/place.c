@@ -342,8 +342,8 @@ void place_mail(struct core *core, struct domain *d, struct vmta *vmta, struct n
 }
 
 /* p->pool is one more reference here. */
-void place_new(
-    struct core *core, struct domain *d, struct str vmta, struct str pool, struct place *p)
+void place_new(struct core *core, struct domain *d, struct str vmta, struct str pool,
+    struct queue *at, struct place *p)
 {
 	struct str name = vmta.n ? vmta : name_str(core->default_vmta);
 	struct pool *from = pool.n ? NULL : pool_find(core, name);
@@ -356,7 +356,7 @@ void place_new(
 		v = pool_draw(core, from, there.dest, NULL, 0);
 		drawn = v ? name_keep(pool_name(from)) : NULL;
 	}
-	place_mail(core, d, v ? v : vmta_get(core, from ? STR("") : vmta), drawn, NULL, p);
+	place_mail(core, d, v ? v : vmta_get(core, from ? STR("") : vmta), drawn, at, p);
 	if (p->pool)
 		name_keep(p->pool);
 	name_drop(core, drawn);
