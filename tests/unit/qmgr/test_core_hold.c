@@ -253,9 +253,9 @@ static void resync(const struct sim *s)
 		for (int i = 0; i < HOLDS_MAX; i++) {
 			struct held *h = &held[i];
 
-			if (!lives(h, s->now) || !h->suspension || !v.rule.n ||
-			    h->scope != v.scope || !str_eq(v.name, str_of(h->name)) ||
-			    !str_eq(v.at, str_of(h->at)))
+			if (!lives(h, s->now) || !h->suspension ||
+			    !str_eq(v.kind, STR("suspend")) || h->scope != v.scope ||
+			    !str_eq(v.name, str_of(h->name)) || !str_eq(v.at, str_of(h->at)))
 				continue;
 			assert_true(v.until_ms <= h->until_ms);
 			assert_true((h->until_ms - v.until_ms) * 64 <= 101000);
