@@ -142,6 +142,39 @@ class TenantsIn(SuiteTest):
         self.assertEqual([], suite.ctl("qmgr", "messages", "--held"))
         self.assertEqual(0, suite.stop())
 
+    def test_whose_mail_it_is_and_what_its_header_says(self):
+        """The evidence in its order, and each of the checks; told by the answer and by the queue's lanes."""
+        conf = """
+virtual-mtas = ( { name = "a"; }, { name = "b"; }, { name = "fallback"; } );
+default-virtual-mta = "fallback"; default-tenant = "rest"; unknown-tenant = "refuse";
+tenants = ( { name = "rest"; }, { name = "strict"; check-from = "refuse"; sender-domains = [ "strict.test" ]; },
+            { name = "tagged"; check-headers = "tag"; match = { header = "X-Customer"; value = "Seven"; }; },
+            { name = "bound"; virtual-mta = "a"; virtual-mtas = [ "a" ]; clients = [ "127.75.0.9" ]; } );
+"""
+        knot = self.knot({"one.test": "@ MX 10 mx\nmx A %s" % self.address(2)})
+        suite = self.suite(conf, knot=knot, processes=1, listener="process-x-virtual-mta = true;")
+        suite.ctl("qmgr", "pause", "queue", "*")
+        s, other = self.client(suite), self.client(suite, "127.75.0.9")
+        good = lambda *a, **k: self.assertTrue(self.send(*a, **k).startswith("250"))
+        bad = lambda code, *a, **k: self.assertTrue(self.send(*a, **k).startswith(code))
+        good(s, "")
+        bad("550 5.7.1", s, "nobody")
+        good(s, "", sender="x@mail.strict.test", headers="From: Strict <x@strict.test>\r\n")
+        bad("550 5.7.1", s, "", sender="x@strict.test", headers="From: x@else.test\r\n")
+        bad("550 5.7.1", s, "strict", headers="From: x@strict.test\r\nFrom: y@strict.test\r\n")
+        bad("550 5.7.1", s, "strict")
+        good(s, "", headers="X-Customer: seven\r\n")
+        good(other, "")
+        good(other, "", headers="X-Virtual-MTA: a\r\n")
+        bad("550 5.7.1", other, "", headers="X-Virtual-MTA: b\r\n")
+        good(s, "", headers="X-Virtual-MTA: b\r\n")
+        seen = {}
+        for m in suite.ctl("qmgr", "messages"):
+            seen.setdefault(m["tenant"], []).append(m["queue"].rsplit("/", 1)[1])
+        self.assertEqual({"rest": ["b", "fallback"], "strict": ["fallback"], "tagged": ["fallback"],
+                          "bound": ["a", "a"]}, {t: sorted(v) for t, v in seen.items()})
+        self.assertIn("tenant tagged: tagged: no Date header; no Message-ID header", suite.log())
+
 
 if __name__ == "__main__":
     unittest.main()
