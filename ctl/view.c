@@ -39,6 +39,24 @@ static void cell_limit(char out[CELL_MAX], const json_t *row, const char *key, i
 	view_limit_text(out, row);
 }
 
+/* A warm-up also tells where its plan stands. */
+static void cell_limit_of(char out[CELL_MAX], const json_t *row, const char *key, int64_t now_ms)
+{
+	const json_t *plan = json_object_get(row, "plan");
+	(void)now_ms;
+	if (plan == NULL)
+		snprintf(out, CELL_MAX, "%.200s", say_text(row, key));
+	else
+		snprintf(out, CELL_MAX,
+		    "%.120s (step %lld of %lld: %lld of %lld today, %lld deferred)",
+		    say_text(row, key),
+		    (long long)json_integer_value(json_object_get(plan, "step")),
+		    (long long)json_integer_value(json_object_get(plan, "steps")),
+		    (long long)json_integer_value(json_object_get(plan, "attempts")),
+		    (long long)json_integer_value(json_object_get(plan, "a_day")),
+		    (long long)json_integer_value(json_object_get(plan, "deferred")));
+}
+
 /* Of rates: of the burst. */
 static void cell_used(char out[CELL_MAX], const json_t *row, const char *key, int64_t now_ms)
 {
@@ -125,7 +143,7 @@ static const struct column messages[] = {
 };
 const struct column view_limits[] = {
     {"LIMIT", "name", cell_plain, false},
-    {"OF", "key", cell_plain, false},
+    {"OF", "key", cell_limit_of, false},
     {"VALUE", "limit", cell_limit, true},
     {"USED", "used", cell_used, true},
     {"ONE MORE FITS", "frees", cell_frees, false},

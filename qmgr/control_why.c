@@ -45,6 +45,12 @@ json_t *control_limit_row(const struct qmgr *q, const struct core_limit_view *v)
 	    say_steady_exact(q, v->frees_ms > q->now_ms ? v->frees_ms : 0), "origin",
 	    say_origin(q, v->origin), "binding", v->binding);
 	json_object_set_new(row, "full", json_boolean(v->frees_ms != 0 && v->frees_ms > q->now_ms));
+	struct core_warmup w;
+	if (str_eq(v->name, STR("warmup")) && core_warmup(q->core, v->key, &w))
+		json_object_set_new(row, "plan",
+		    json_pack("{s:i, s:i, s:I, s:I, s:I}", "step", (int)w.step, "steps",
+			(int)w.steps, "a_day", (json_int_t)w.a_day, "attempts", say_num(w.attempts),
+			"deferred", say_num(w.deferred)));
 	if (v->per_ms > 0) {
 		json_object_set_new(row, "per", span_text(v->per_ms));
 		json_object_set_new(row, "burst", json_integer(say_num(v->burst)));

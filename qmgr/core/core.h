@@ -301,6 +301,13 @@ struct core_limit_view {
 };
 size_t core_limits(const struct core *core, struct str pattern, struct core_cursor *cursor,
     struct core_limit_view *out, size_t n);
+/* Of a limit named "warmup", by its key: where its plan stands. False: no such plan. */
+struct core_warmup {
+	uint32_t step, steps; /* from 1 */
+	int64_t a_day;	      /* recipients that the plan allows today */
+	uint64_t attempts, deferred;
+};
+bool core_warmup(const struct core *core, struct str key, struct core_warmup *out);
 struct core_why {
 	struct str target;
 	struct str state;   /* "empty", "sending", "ready", "paused", "suspended", "retry", "limit",

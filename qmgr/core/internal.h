@@ -344,14 +344,6 @@ void warmup_result(struct core *core, struct warmup *w, uint32_t deferred);
 void warmup_blocked(struct core *core, const struct dest *dest, struct name *source);
 /* Where mail of this queue goes while no source of it may send more today; "": it waits. */
 const char *warmup_overflow(struct core *core, const struct queue *q);
-struct warm_view {
-	struct str destination, source;
-	uint32_t step; /* from 1 */
-	int64_t a_day;
-	uint64_t attempts, deferred; /* recipients of this day */
-};
-/* One more; 0: the end. */
-size_t warmup_view(const struct core *core, struct core_cursor *cursor, struct warm_view *out);
 void warmup_configure(struct core *core);
 void warmup_forget(struct core *core); /* the configuration's part */
 void warmup_fini(struct core *core);

@@ -282,31 +282,29 @@ const char *warmup_overflow(struct core *core, const struct queue *q)
 	return to;
 }
 
-size_t warmup_view(const struct core *core, struct core_cursor *cursor, struct warm_view *out)
+bool core_warmup(const struct core *core, struct str key, struct core_warmup *out)
 {
-	struct node **all;
-	size_t found = 0;
+	struct str dest = key, source, kind = str_cut(&dest, ' ');
+	const struct conf_value *plan;
+	const struct warmup *w;
+	size_t at = dest.n;
 
-	if (cursor->b)
-		return 0;
-	all = table_list(&core->warmups);
-	for (size_t i = 0; all[i] && !found; i++) {
-		const struct warmup *w = OWNER(all[i], struct warmup, node);
-
-		if (i < cursor->a || !w->conf)
-			continue;
-		cursor->a = i + 1;
-		*out = (struct warm_view){.destination = name_str(w->dest),
-		    .source = name_str(w->source),
-		    .step = w->step + 1,
-		    .a_day = plan_at(conf_get(w->conf, CO_WARMUP_plan), w->step),
-		    .attempts = w->attempts,
-		    .deferred = w->deferred};
-		found = 1;
-	}
-	cursor->b = !found;
-	free(all);
-	return found;
+	while (at > 0 && dest.p[at - 1] != ' ')
+		at--;
+	if (at == 0 || !str_eq(kind, STR("warmup")))
+		return false;
+	source = (struct str){dest.p + at, dest.n - at};
+	dest.n = at - 1;
+	w = find(core, name_find(core, dest), name_find(core, source));
+	if (!w || !w->conf)
+		return false;
+	plan = conf_get(w->conf, CO_WARMUP_plan);
+	*out = (struct core_warmup){.step = w->step + 1,
+	    .steps = (uint32_t)plan->count,
+	    .a_day = plan_at(plan, w->step),
+	    .attempts = w->attempts,
+	    .deferred = w->deferred};
+	return true;
 }
 
 /* ---- configuration and states ---- */

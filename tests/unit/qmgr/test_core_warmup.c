@@ -116,31 +116,32 @@ static void a_bad_day(struct sim *s, int percent)
 static void bad_days(void **state)
 {
 	struct sim *s = world("");
-	struct core_cursor cursor = {0, 0};
-	struct warm_view v;
+	const struct str key = STR("warmup [mx.test] 192.0.2.1");
+	struct core_warmup v;
 
 	(void)state;
 	a_day(s, 0, false);
 	mail(s, 4000);
 	a_day(s, 50, false);
 	a_day(s, 200, false); /* the second step */
-	assert_int_equal(warmup_view(s->core, &cursor, &v), 1);
+	assert_true(core_warmup(s->core, key, &v));
 	assert_int_equal(v.step, 2);
 	assert_int_equal(v.a_day, 200);
-	assert_true(str_eq(v.source, STR("192.0.2.1")));
+	assert_int_equal(v.steps, 3);
+	assert_false(core_warmup(s->core, STR("warmup [mx.test] 192.0.2.99"), &v));
+	assert_false(core_warmup(s->core, STR("warmup"), &v));
+	assert_false(core_warmup(s->core, STR("queue [mx.test] 192.0.2.1"), &v));
 	a_bad_day(s, 7); /* freeze-above 5: between it and twice as many */
 	assert_int_equal(steps, 2);
 	sim_run(s, s->now + HOUR);
 	assert_int_equal(steps, 2);
 	a_bad_day(s, 40);
 	sim_run(s, s->now + HOUR);
-	cursor = (struct core_cursor){0, 0};
-	assert_int_equal(warmup_view(s->core, &cursor, &v), 1);
+	assert_true(core_warmup(s->core, key, &v));
 	assert_int_equal(v.step, 2);
 	warmup_blocked(s->core, queue_find(s->core, STR("[mx.test]/new"))->dest,
 	    vmta_find(s->core, STR("new"))->sources[0].address);
-	cursor = (struct core_cursor){0, 0};
-	assert_int_equal(warmup_view(s->core, &cursor, &v), 1);
+	assert_true(core_warmup(s->core, key, &v));
 	assert_int_equal(v.step, 1);
 	sim_free(s);
 }
