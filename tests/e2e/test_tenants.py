@@ -156,7 +156,7 @@ class Fair(Tenants):
 domains = ( { name = "*"; max-smtp-out = 5; } );
 tenants = ( { name = "a"; }, { name = "b"; } );
 """, knot=self.knot(zones))
-        burst = self.load(suite, "a", "t.test", 20000, "-c", "8")
+        burst = self.load(suite, "a", "t.test", 100000 if os.environ.get("LONG") else 20000, "-c", "8")
         wait_for("A's burst is queued", lambda: not burst.alive(), 120, 0.2)
         delays = []
         with smtplib.SMTP(suite.address, suite.port, timeout=20) as s:
