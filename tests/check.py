@@ -19,8 +19,8 @@ def make(*words, build=BUILD):
 
 
 def stages(long):
-    seconds = 600 if long else 20
-    kills = "1000" if long else "200"
+    seconds = 600 if long else 10
+    kills = "1000" if long else "100"
     yield "build with gcc", make("all", "units"), {}
     yield "build with clang", make("all", "units", "CC=clang", build=BUILD + "/clang"), {}
     yield "lint", make("lint"), {}
@@ -31,7 +31,7 @@ def stages(long):
     if long:
         yield "unit and property tests under valgrind", make("unit-valgrind"), {}
     yield "fuzz, %d s a target" % seconds, ["python3", ROOT + "/tests/fuzz.py", str(seconds)], {}
-    yield "end to end", ["python3", ROOT + "/tests/e2e/run.py"], {"KILLS": kills}
+    yield "end to end", ["python3", ROOT + "/tests/e2e/run.py"], dict({"KILLS": kills}, **({"LONG": "1"} if long else {}))
     if long:
         yield "build with sanitizers", make("all", "SAN=address,undefined", build=BUILD + "/asan"), {}
         yield "end to end, sanitizers", ["python3", ROOT + "/tests/e2e/run.py"], {

@@ -5,7 +5,7 @@ The ledgers are outside the suite: the generator writes each message that was an
 final dot that reached it. Nothing answered may be missing; what arrived twice must have been flagged
 uncertain, and may be at most one in a thousand.
 
-KILLS sets their number (default 40; `make check` runs 200), SEED repeats a run.
+KILLS sets their number (default 40; `make check` runs 100, `make check-long` 1000), SEED repeats a run.
 """
 import collections
 import os
