@@ -2,30 +2,18 @@
 /*
  * Pauses (an operator's) and suspensions (a rule's): who may not send, since when, until when.
  *
- * Three kinds of things are held, each where it costs the least:
- *   a queue             it makes no decision: nothing granted, nothing sent; its idle connections
- *                       are closed, and busy ones after their last result
- *   a tenant's share    parked: out of the turn of its queue (lane.c), all its lanes at once
- *   a campaign's lane   parked likewise
- * What is in flight ends normally. Held mail burns no retry but ages: sweeps look at parked lanes
- * and held queues like at all others.
+ * This file knows each hold's life: its key, the commands and rules that make, renew and end it,
+ * its timer, and its state. What it is about is hold_match.c's, what it does hold_effect.c's.
  *
- * Whether something is held is never counted up and down but looked up, by the holds that concern
- * it: those of its exact name by hash, and for queues the wide ones (a pattern, a virtual MTA, a
- * provider: CORE_WIDE at most). So holds may overlap, come in any order, and end in any order. A
- * change of a wide one moves a generation on; each queue looks again before its next decision, and
- * a walk in slices brings it to those that have nothing to decide. A tenant's or campaign's hold
- * touches that one's shares or lanes and nothing else; new ones ask when they are made.
- *
- * What is released: a queue that a rule had suspended begins with a probe (mode.c); an operator's
- * pause ends at once; a tenant's shares and a campaign's lanes come back one after the other within
- * RELEASE_STEPS steps, so that a hundred destinations do not see the burst in the same second.
+ * A hold is found by its key; a pause and a suspension of the same name are two. There are
+ * CORE_HOLDS at most, CORE_WIDE of them wide. A suspension that is renewed says nothing new, and
+ * its end is given out again only when it has moved by much. When a suspension of a tenant or
+ * campaign at a destination ends, its mail there begins with a probe (party_recover.c).
  *
  * Each hold is a state of its own, so a crash leaves those whose command was answered. Its end is a
  * timer that is set anew at a restart; one that ended meanwhile ends, with its probe, at the start.
- * A crash amid a release forgets the rest of the staggering: all of it flows.
  */
-#include "qmgr/core/internal.h"
+#include "qmgr/core/hold.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,28 +22,10 @@
 enum {
 	CORE_HOLDS = 100000,  /* all: what rules suspend stays bounded, whatever remotes answer */
 	CORE_WIDE = 1000,     /* each queue looks at all of them */
-	HOLD_NAME_MAX = 4096, /* bytes of a name, a text or a rule */
 	KEY_MAX = 240,	      /* of a state's name: longer ones are told by their hash */
-	RELEASE_STEPS = 40,
 	HOLD_SAVE_SHARE = 64, /* an extension is given out when it adds that part of the rest */
 };
-#define RELEASE_STEP 100		 /* ms */
 #define HOLD_MARK UINT64_C(0x686f6c6473) /* the same after a restart, unlike core->seed */
-
-struct hold {
-	struct node by_key, by_subject, by_at;
-	struct link in_wide;
-	uint32_t number;
-	enum core_scope scope;
-	bool suspension;
-	struct name *key;	/* of its state */
-	struct name *name, *at; /* at "": everywhere */
-	struct name *tenant;	/* of a tenant or campaign */
-	struct name *campaign;
-	char *who, *rule, *text;	      /* owned */
-	int64_t since_ms, until_ms, saved_ms; /* saved: the end as it was given out */
-	struct timer timer;
-};
 
 static const char *const scopes[] = {[CORE_QUEUE] = "queue",
     [CORE_TENANT] = "tenant",
@@ -77,369 +47,7 @@ void hold_init(struct core *core)
 	h->timer.kind = TIMER_RELEASE;
 }
 
-bool hold_queue(const struct queue *q)
-{
-	return q->held;
-}
-
-/* ---- what a hold is about ---- */
-
-static bool is_wide(enum core_scope scope, struct str name)
-{
-	if (scope == CORE_QUEUE)
-		return core_is_pattern(name) || !memchr(name.p, '/', name.n);
-	return scope == CORE_VMTA || scope == CORE_PROVIDER;
-}
-
-static uint64_t subject_hash(const struct core *core, const struct name *name)
-{
-	return hash_mix(core->seed, (uintptr_t)name);
-}
-
-static bool wide_concerns(const struct core *core, const struct hold *h, const struct queue *q)
-{
-	struct str name = name_str(h->name);
-
-	if (h->scope == CORE_VMTA)
-		return str_eq(name, name_str(q->vmta->name));
-	if (h->scope == CORE_PROVIDER)
-		return str_eq(name, name_str(q->provider)) || str_eq(name, name_str(q->dest->name));
-	return queue_matches(core, q, name);
-}
-
-/* A destination, or a domain whose mail goes there. */
-static bool is_at(const struct core *core, const struct hold *h, const struct queue *q)
-{
-	struct str at = name_str(h->at), dest = name_str(q->dest->name);
-
-	return at.n == 0 || str_eq(at, dest) || str_eq(at, name_str(q->provider)) ||
-	       str_eq(core_destination(core, at), dest);
-}
-
-struct hold_state {
-	bool held, suspended;
-};
-
-static void judge(struct hold_state *v, const struct hold *h)
-{
-	v->held = true;
-	v->suspended |= h->suspension;
-}
-
-static struct hold_state queue_verdict(const struct core *core, const struct queue *q)
-{
-	const struct holds *all = &core->holds;
-	struct hold_state v = {false, false};
-	const struct name *name;
-
-	if (all->keys.count == 0)
-		return v;
-	for (struct link *l = all->wide.next; l != &all->wide; l = l->next)
-		if (wide_concerns(core, OWNER(l, struct hold, in_wide), q))
-			judge(&v, OWNER(l, struct hold, in_wide));
-	name = name_find(core, str_of(q->name));
-	for (struct node *n = name ? table_first(&all->subjects, subject_hash(core, name)) : NULL;
-	     n; n = table_next(n)) {
-		const struct hold *h = OWNER(n, struct hold, by_subject);
-
-		if (h->scope == CORE_QUEUE && h->name == name)
-			judge(&v, h);
-	}
-	return v;
-}
-
-/* Of a tenant (campaign NULL) or campaign, in this queue, or (q NULL) everywhere. */
-static bool party_held(const struct core *core, enum core_scope scope, const struct name *tenant,
-    const struct name *campaign, const struct queue *q)
-{
-	const struct table *t = &core->holds.subjects;
-
-	for (struct node *n = table_first(t, subject_hash(core, tenant)); n; n = table_next(n)) {
-		const struct hold *h = OWNER(n, struct hold, by_subject);
-
-		if (h->scope != scope || h->tenant != tenant ||
-		    (scope == CORE_CAMPAIGN && h->campaign != campaign))
-			continue;
-		if (q ? is_at(core, h, q) : h->at->n == 0)
-			return true;
-	}
-	return false;
-}
-
-bool hold_everywhere(const struct core *core, enum core_scope scope, const struct name *tenant,
-    const struct name *campaign)
-{
-	return party_held(core, scope, tenant, campaign, NULL);
-}
-
-bool hold_vmta(const struct core *core, const struct vmta *v)
-{
-	const struct link *wide = &core->holds.wide;
-
-	for (struct link *l = wide->next; l != wide; l = l->next) {
-		const struct hold *h = OWNER(l, struct hold, in_wide);
-
-		if (h->scope == CORE_VMTA && str_eq(name_str(h->name), name_str(v->name)))
-			return true;
-	}
-	return false;
-}
-
-bool hold_now(const struct core *core, const struct queue *q)
-{
-	return queue_verdict(core, q).held;
-}
-
-/* ---- why ---- */
-
-static bool concerns_lane(const struct core *core, const struct hold *h, const struct lane *lane)
-{
-	return h->tenant == lane->share->tenant &&
-	       (h->scope == CORE_TENANT || h->campaign == lane->campaign) &&
-	       is_at(core, h, lane->share->queue);
-}
-
-static bool concerns_queue(const struct core *core, const struct hold *h, const struct queue *q)
-{
-	if (h->tenant)
-		return false;
-	return is_wide(h->scope, name_str(h->name)) ? wide_concerns(core, h, q)
-						    : str_eq(name_str(h->name), str_of(q->name));
-}
-
-/* Asked by people only: all holds are looked at. */
-bool hold_why(
-    const struct core *core, const struct queue *q, const struct lane *lane, struct core_why *why)
-{
-	const struct slots *slots = &core->holds.slots;
-	const struct hold *last = NULL;
-
-	for (uint32_t i = 1; i <= slots->count; i++) {
-		const struct hold *h = slots->at[i];
-
-		if (!h || !(concerns_queue(core, h, q) ||
-			      (lane && h->tenant && concerns_lane(core, h, lane))))
-			continue;
-		if (!last || (last->until_ms && (!h->until_ms || h->until_ms > last->until_ms)))
-			last = h;
-	}
-	if (!last)
-		return false;
-	why->state = last->suspension ? STR("suspended") : STR("paused");
-	why->binding = name_str(last->key); /* behind its first word, which the state says */
-	(void)str_cut(&why->binding, ' ');
-	why->text = str_of(last->text);
-	why->who = str_of(last->who);
-	why->rule = str_of(last->rule);
-	why->until_ms = last->until_ms;
-	return true;
-}
-
-/* ---- queues ---- */
-
-static void shut(struct core *core, struct queue *q)
-{
-	grant_unwait(core, q);
-	limit_leave(core, &q->send, true);
-	while (!link_alone(&q->idle))
-		conn_close(core, OWNER(q->idle.next, struct conn, in_ready), false);
-}
-
-void hold_look(struct core *core, struct queue *q)
-{
-	struct hold_state now, was = {q->held, q->suspended};
-
-	if (q->hold_generation == core->holds.generation)
-		return;
-	q->hold_generation = core->holds.generation;
-	now = queue_verdict(core, q);
-	q->held = now.held;
-	q->suspended = now.held && (was.suspended || now.suspended); /* a pause may outlast it */
-	if (now.held && !was.held)
-		shut(core, q);
-	if (!now.held && was.suspended)
-		mode_recover(core, q);
-	if (now.held && !was.held)
-		place_lost(core, q);
-	if (was.held && !now.held) {
-		queue_dirty(core, q);
-		place_found(core, q);
-	}
-}
-
-static void look_again(struct core *core, struct queue *q)
-{
-	q->hold_generation--;
-	hold_look(core, q);
-}
-
-void hold_new_queue(struct core *core, struct queue *q)
-{
-	look_again(core, q);
-}
-
-static void wide_changed(struct core *core)
-{
-	core->holds.generation++;
-	core->holds.walk = core->queue_count;
-}
-
-bool hold_run(struct core *core, unsigned *budget)
-{
-	struct holds *h = &core->holds;
-
-	for (; h->walk; h->walk--) {
-		struct queue *q = core->queue_at[h->walk];
-
-		if (*budget == 0)
-			return true;
-		--*budget;
-		if (q)
-			hold_look(core, q);
-	}
-	return false;
-}
-
-/* ---- shares and lanes ---- */
-
-static void step_release(struct core *core)
-{
-	struct holds *h = &core->holds;
-
-	for (uint32_t i = 0; i < h->pace && h->releasing; i++, h->releasing--) {
-		if (!link_alone(&h->shares)) {
-			struct share *s = OWNER(h->shares.next, struct share, in_release);
-
-			link_remove(&s->in_release);
-			share_unpark(core, s, PARK_HOLD);
-		} else if (!link_alone(&h->lanes)) {
-			struct lane *lane = OWNER(h->lanes.next, struct lane, in_release);
-
-			link_remove(&lane->in_release);
-			lane_unpark(core, lane, PARK_HOLD);
-		}
-	}
-	if (link_alone(&h->shares) && link_alone(&h->lanes))
-		h->releasing = h->pace = 0;
-	else
-		wheel_add(core->wheel, &h->timer.node, core->now + RELEASE_STEP);
-}
-
-/* Those that were put into the line just now go on with it; the first ones at once. */
-static void begin_release(struct core *core, uint32_t more)
-{
-	struct holds *h = &core->holds;
-	uint32_t pace;
-
-	if (!more)
-		return;
-	h->releasing += more;
-	pace = (h->releasing + RELEASE_STEPS - 1) / RELEASE_STEPS;
-	h->pace = pace > h->pace ? pace : h->pace;
-	if (!wheel_armed(&h->timer.node))
-		step_release(core);
-}
-
-/* Returns 1 when it is to be released. */
-static uint32_t look_share(struct core *core, struct share *s)
-{
-	if (party_held(core, CORE_TENANT, s->tenant, NULL, s->queue)) {
-		link_remove(&s->in_release);
-		share_park(core, s, PARK_HOLD);
-	} else if ((s->parked & PARK_HOLD) && link_alone(&s->in_release)) {
-		link_append(&core->holds.shares, &s->in_release);
-		return 1;
-	}
-	return 0;
-}
-
-static uint32_t look_lane(struct core *core, struct lane *lane)
-{
-	struct share *s = lane->share;
-
-	if (party_held(core, CORE_CAMPAIGN, s->tenant, lane->campaign, s->queue)) {
-		link_remove(&lane->in_release);
-		lane_park(core, lane, PARK_HOLD);
-	} else if ((lane->parked & PARK_HOLD) && link_alone(&lane->in_release)) {
-		link_append(&core->holds.lanes, &lane->in_release);
-		return 1;
-	}
-	return 0;
-}
-
-void hold_new_share(struct core *core, struct share *s)
-{
-	if (core->holds.keys.count)
-		look_share(core, s);
-}
-
-void hold_new_lane(struct core *core, struct lane *lane)
-{
-	if (core->holds.keys.count)
-		look_lane(core, lane);
-}
-
-/* The queue leads to another provider now: what is held there is held here. */
-void hold_moved(struct core *core, struct queue *q)
-{
-	uint32_t n = 0;
-
-	if (core->holds.keys.count == 0)
-		return;
-	look_again(core, q);
-	for (struct link *l = q->shares.next; l != &q->shares; l = l->next)
-		n += look_share(core, OWNER(l, struct share, in_queue));
-	for (struct link *l = q->lanes.next; l != &q->lanes; l = l->next)
-		n += look_lane(core, OWNER(l, struct lane, in_queue));
-	begin_release(core, n);
-}
-
-static void party_changed(struct core *core, const struct hold *h)
-{
-	const struct tenant *t = tenant_find(core, name_str(h->tenant));
-	const struct campaign *c =
-	    t && h->scope == CORE_CAMPAIGN ? campaign_find(core, t, h->campaign) : NULL;
-	uint32_t n = 0;
-
-	if (t && h->scope == CORE_TENANT)
-		for (struct link *l = t->shares.next; l != &t->shares; l = l->next)
-			n += look_share(core, OWNER(l, struct share, in_tenant));
-	for (struct link *l = c ? c->lanes.next : NULL; l && l != &c->lanes; l = l->next)
-		n += look_lane(core, OWNER(l, struct lane, in_campaign));
-	begin_release(core, n);
-}
-
-/* That domain's mail goes elsewhere now: and with it what is held at it. */
-void hold_domain_moved(struct core *core, const struct name *domain)
-{
-	const struct table *t = &core->holds.places;
-
-	if (t->count == 0)
-		return;
-	for (struct node *n = table_first(t, subject_hash(core, domain)); n; n = table_next(n)) {
-		const struct hold *h = OWNER(n, struct hold, by_at);
-
-		if (h->at == domain)
-			party_changed(core, h);
-	}
-}
-
 /* ---- their life ---- */
-
-static void changed(struct core *core, const struct hold *h)
-{
-	struct queue *q;
-
-	if (h->tenant) {
-		party_changed(core, h);
-	} else if (is_wide(h->scope, name_str(h->name))) {
-		wide_changed(core);
-	} else {
-		q = queue_find(core, name_str(h->name));
-		if (q)
-			look_again(core, q);
-	}
-}
 
 static uint64_t key_hash(const struct core *core, struct str key)
 {
@@ -493,13 +101,13 @@ static struct hold *hold_new(struct core *core, struct str key, const struct hol
 		h->tenant = name_get(core, tenant);
 	table_add(&core->holds.keys, &h->by_key, key_hash(core, key));
 	if (h->tenant && h->at->n)
-		table_add(&core->holds.places, &h->by_at, subject_hash(core, h->at));
-	if (is_wide(r->scope, r->name)) {
+		table_add(&core->holds.places, &h->by_at, hold_subject_hash(core, h->at));
+	if (hold_is_wide(r->scope, r->name)) {
 		link_append(&core->holds.wide, &h->in_wide);
 		core->holds.wide_count++;
 	} else {
 		table_add(&core->holds.subjects, &h->by_subject,
-		    subject_hash(core, h->tenant ? h->tenant : h->name));
+		    hold_subject_hash(core, h->tenant ? h->tenant : h->name));
 	}
 	h->number = slots_take(&core->holds.slots, h);
 	return h;
@@ -511,7 +119,7 @@ static void hold_free(struct core *core, struct hold *h)
 	table_remove(&core->holds.keys, &h->by_key);
 	if (h->tenant && h->at->n)
 		table_remove(&core->holds.places, &h->by_at);
-	if (is_wide(h->scope, name_str(h->name))) {
+	if (hold_is_wide(h->scope, name_str(h->name))) {
 		link_remove(&h->in_wide);
 		core->holds.wide_count--;
 	} else {
@@ -584,7 +192,7 @@ static void end(struct core *core, struct hold *h, struct str text, struct str w
 		name_keep(last.campaign);
 	recover(core, h);
 	hold_free(core, h);
-	changed(core, &last);
+	hold_changed(core, &last);
 	name_drop(core, last.name);
 	name_drop(core, last.tenant);
 	name_drop(core, last.campaign);
@@ -593,7 +201,7 @@ static void end(struct core *core, struct hold *h, struct str text, struct str w
 void hold_timer(struct core *core, struct timer *t)
 {
 	if (t->kind == TIMER_RELEASE)
-		step_release(core);
+		hold_release(core);
 	else
 		end(core, OWNER(t, struct hold, timer), STR("its time is over"), STR(""));
 }
@@ -639,47 +247,10 @@ static void save_end(struct core *core, struct hold *h)
 
 /* ---- commands and rules ---- */
 
-/* Nothing can have that name: -ENOENT. What has no mail yet may still be held. */
-static int check(const struct core *core, const struct hold_request *r)
-{
-	const char *slash = memchr(r->name.p, '/', r->name.n);
-	struct name *provider;
-
-	if (r->name.n == 0 || r->name.n > HOLD_NAME_MAX || r->at.n > HOLD_NAME_MAX)
-		return -ENOENT;
-	switch (r->scope) {
-	case CORE_TENANT:
-		return r->name.n > UINT16_MAX ? -ENOENT : 0;
-	case CORE_CAMPAIGN:
-		return slash && slash > r->name.p ? 0 : -ENOENT;
-	case CORE_VMTA:
-		return vmta_find(core, r->name) ? 0 : -ENOENT;
-	case CORE_PROVIDER:
-		provider = name_find(core, r->name);
-		return provider && (provider_conf(core, provider) || dest_find(core, r->name))
-			   ? 0
-			   : -ENOENT;
-	case CORE_QUEUE:
-		return 0;
-	case CORE_SOURCE:
-		break;
-	}
-	return -ENOENT;
-}
-
-/* A queue under its own name, however its destination was written. */
-static struct str own_name(
-    const struct core *core, enum core_scope scope, struct str name, char out[QUEUE_NAME_MAX])
-{
-	if (scope != CORE_QUEUE || is_wide(scope, name))
-		return name;
-	return queue_meant(core, name, out);
-}
-
 static int hold(struct core *core, const struct hold_request *request, bool suspension)
 {
 	struct hold_request r = *request;
-	int rc = check(core, &r);
+	int rc = hold_check(core, &r);
 	char text[KEY_MAX], own[QUEUE_NAME_MAX];
 	struct hold *h;
 	struct str key;
@@ -687,12 +258,12 @@ static int hold(struct core *core, const struct hold_request *request, bool susp
 
 	if (rc)
 		return rc;
-	r.name = own_name(core, r.scope, r.name, own);
+	r.name = hold_own_name(core, r.scope, r.name, own);
 	key = make_key(text, suspension, r.scope, r.name, r.at);
 	h = find(core, key);
 	renewed = h != NULL;
 	if (!h && (core->holds.keys.count >= CORE_HOLDS ||
-		      (is_wide(r.scope, r.name) && core->holds.wide_count >= CORE_WIDE)))
+		      (hold_is_wide(r.scope, r.name) && core->holds.wide_count >= CORE_WIDE)))
 		return -ENOSPC;
 	if (!h)
 		h = hold_new(core, key, &r);
@@ -706,7 +277,7 @@ static int hold(struct core *core, const struct hold_request *request, bool susp
 	h->saved_ms = r.until_ms;
 	state_changed(core, STR("hold"), key);
 	say(core, h, EVENT_HOLD, r.text, r.who);
-	changed(core, h);
+	hold_changed(core, h);
 	return 0;
 }
 
@@ -735,7 +306,7 @@ size_t core_resume(struct core *core, enum core_scope scope, struct str name, st
 	core_clock(core, now_ms);
 	if (scope == CORE_SOURCE || name.n == 0)
 		return 0;
-	own = own_name(core, scope, name, buf);
+	own = hold_own_name(core, scope, name, buf);
 	for (int i = 0; i < 4; i++) { /* a pause and a suspension, by both its names */
 		char text[KEY_MAX];
 		struct hold *h = find(core, make_key(text, i & 1, scope, i & 2 ? name : own, at));
@@ -833,6 +404,6 @@ int hold_restore(struct core *core, struct str key, struct rd *value)
 	h->saved_ms = r.until_ms;
 	set_words(h, &r);
 	set_end(core, h, r.until_ms);
-	changed(core, h);
+	hold_changed(core, h);
 	return 0;
 }

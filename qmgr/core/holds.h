@@ -3,7 +3,7 @@
 /*
  * Whose mail a job is and whether it may go: tenants and campaigns over all queues, their shares
  * and lanes in one, what holds them, what limits them beside the queue, and passes over their jobs
- * (tenant.c, lane.c, hold.c, select.c, party*.c, sweep.c).
+ * (tenant.c, lane.c, hold*.c, select.c, party*.c, sweep.c).
  */
 #include "common/buf.h"
 #include "qmgr/core/base.h"
@@ -64,7 +64,7 @@ struct lane {
 	uint8_t since_last;		/* transactions since uncertain mail had one */
 	struct link in_queue, in_share; /* in_share: only with ready jobs and not parked */
 	struct link in_owner, in_tenant, in_campaign;
-	struct link in_release; /* its hold is over: see hold.c */
+	struct link in_release; /* its hold is over: see hold_effect.c */
 	int64_t empty_ms;
 	struct waiter wait; /* for a limit of its campaign or tenant */
 	struct budget *at;  /* its campaign's at this destination, by rules; NULL: none */
@@ -116,7 +116,7 @@ static inline bool lane_parked(const struct lane *lane)
 	return lane->parked || lane->share->parked;
 }
 enum park {		/* why a lane or a tenant's share is out of the turn, whatever it has */
-	PARK_HOLD = 1,	/* hold.c */
+	PARK_HOLD = 1,	/* hold_effect.c */
 	PARK_LIMIT = 2, /* limits: a budget of its tenant or campaign */
 };
 void lane_park(struct core *core, struct lane *lane, enum park why);   /* in the turn again when */
@@ -124,7 +124,7 @@ void lane_unpark(struct core *core, struct lane *lane, enum park why); /* no rea
 void share_park(struct core *core, struct share *share, enum park why);
 void share_unpark(struct core *core, struct share *share, enum park why);
 
-/* ---- hold.c ---- */
+/* ---- hold.c, hold_match.c, hold_effect.c ---- */
 bool hold_queue(const struct queue *q); /* paused or suspended as a whole: no grant, nothing sent */
 bool hold_vmta(const struct core *core, const struct vmta *v); /* paused everywhere */
 struct hold_request {
