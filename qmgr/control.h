@@ -93,6 +93,10 @@ json_t *control_limit_row(const struct qmgr *q, const struct core_limit_view *v)
 void control_why_set(const struct qmgr *q, json_t *row, const struct core_why *why,
     const struct core_limit_view *limits, size_t n);
 
+/* ---- control_queue.c ---- */
+/* The end of an answer about the queues that match: an error where there was none. */
+void control_end_queues(struct control_reply *r, const char *pattern, size_t found);
+
 /* ---- control_hold.c ---- */
 json_t *control_hold_row(const struct qmgr *q, const struct hold_view *v);
 const char *control_scope_name(enum core_scope scope);

@@ -95,21 +95,28 @@ static json_t *whole_queue(struct qmgr *q, const struct queue_view *v)
 	return row;
 }
 
+void control_end_queues(struct control_reply *r, const char *pattern, size_t found)
+{
+	if (found == 0)
+		control_end(r, EX_UNAVAILABLE, "no queue %s", pattern);
+	else
+		control_end(r, EX_OK, "%s", "");
+}
+
 static bool next_queue(void *state, struct control_reply *r)
 {
 	struct queue_state *s = state;
 	struct queue_view v;
+	bool more;
 	s->q->now_ms = clock_steady_ms();
-	if (core_queues(s->q->core, str_of(s->pattern), &s->cursor, &v, 1) > 0) {
+	if (core_queues_slice(
+		s->q->core, str_of(s->pattern), &s->cursor, &v, 1, QUEUES_LOOKED_AT, &more) > 0) {
 		control_row(r, whole_queue(s->q, &v));
 		s->found++;
-		return true;
 	}
-	if (s->found == 0)
-		control_end(r, EX_UNAVAILABLE, "no queue %s", s->pattern);
-	else
-		control_end(r, EX_OK, "%s", "");
-	return false;
+	if (!more)
+		control_end_queues(r, s->pattern, s->found);
+	return more;
 }
 
 static void drop_queue(void *state)

@@ -78,13 +78,9 @@ static bool next_steer(void *state, struct control_reply *r)
 		(void)steer_one(s, r, str_of(names[i]));
 		free(names[i]);
 	}
-	if (more)
-		return true;
-	if (s->found == 0)
-		control_end(r, EX_UNAVAILABLE, "no queue %s", s->pattern);
-	else
-		control_end(r, EX_OK, "%s", "");
-	return false;
+	if (!more)
+		control_end_queues(r, s->pattern, s->found);
+	return more;
 }
 
 static void drop_steer(void *state)
